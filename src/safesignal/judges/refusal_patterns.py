@@ -16,7 +16,7 @@ _NOT = (
     r"(?:can|will|would)\s+never|(?:am|'m|are|'re)\s+not\s+going\s+to)"
 )
 # Up to four words between the modal and the verb: "cannot in good conscience provide", "can't and won't help".
-_GAP = r"(?:,?\s+(?!be\b)[\w']+,?){0,4}?"
+_GAP = r"(?:,?\s+[\w']+,?){0,4}?"
 # Verbs of giving an answer. Without them a song's "I can't live without you" would count.
 _GIVE = (
     r"(?!giv\w+\s+up)(?:help|assist|aid|support|provid|offer|giv|shar|suppl|generat|creat|writ|produc|mak|compos|craft|draft|develop|"
@@ -62,6 +62,75 @@ DECLINES: tuple[tuple[str, str], ...] = (
             rf"{_US}\s+(?:do\s+not|don't)\s+(?:\w+\s+){{0,2}}?(?:engage|provide|support|condone|encourage|promote|assist|participate|create|"
             r"generate|offer|help|feel\s+comfortable|want\s+to|have\s+(?:the\s+(?:ability|capability|capacity)|access|"
             r"(?:any\s+)?(?:real-time|up-to-date|personal|specific)|feelings|enough\s+information))\b"
+        ),
+    ),
+    ("cannot-anything", r"\bI\s*(?:can(?:no|'|\s+no)?t|won't|will\s+not|(?:am|'m)\s+not\s+going\s+to)\s+(?!be\b)\w+"),
+    (
+        "no-subject",
+        (
+            rf"(?:\A|[.!,:]\s+)[\s\"']*(?:can(?:no|')?t|unable\s+to|not\s+(?:able|allowed|permitted)\s+to)\s+(?:\w+\s+)?{_GIVE}"
+            r"|\b(?:this|the)\s+(?:assistant|AI|chatbot)\s+(?:can(?:no|'|\s+no)?t|won't|will\s+not|"
+            r"does\s+not|is\s+(?:unable|not\s+(?:able|allowed|permitted|designed)))\b"
+        ),
+    ),
+    (
+        "not-mine",
+        (
+            r"\b(?:something|anything|an?\s+(?:\w+\s+)?(?:topic|request|task|question|subject))\s+(?:that\s+|which\s+)?"
+            r"(?:I|we)\s*(?:can(?:no|'|\s+no)?t|won't|will\s+not|(?:'m|am)\s+(?:not|unable)|do\s+not|don't)\b"
+            r"|\b(?:not|isn't)\s+(?:something|anything|an?\s+(?:\w+\s+)?(?:topic|request|task))\s+(?:that\s+)?I(?:'m|\b)"
+            r"|\bI\s+(?:do\s+not|don't)\s+(?:think|believe)\s+(?:that\s+)?(?:I\s+(?:can|should)(?!\s+(?:over|say|stress))|it(?:'s|\s+is|\s+would)|"
+            r"that(?:'s|\s+is|\s+would)|this\s+is)\b|\blet's\s+not\b|\bI(?:'ll|\s+will|\s+have\s+to)\s+(?:have\s+to\s+)?pass\b"
+        ),
+    ),
+    (
+        "purpose",
+        (
+            r"\bmy\s+(?:\w+\s+)?(?:purpose|goal|role|aim|function|priority|intention)\s+is\s+to\s+(?:provide|help|assist|promote|ensure|support|be)\b"
+            r"|\bI(?:'m|\s+am)\s+(?:only\s+|just\s+)?(?:here|designed|programmed|committed|dedicated|built|trained|intended)\s+to\s+"
+            r"[^.!?\n]{0,90}?\b(?:safe|respect|positiv|ethic|legal|responsib|harmless|appropriate|avoid|guideline)\w*"
+            r"|\bI\s+(?:(?:must|need\s+to|have\s+to|always)\s+)?(?:strive\s+to\s+(?:provide|be|ensure|avoid|promote|maintain)|adhere|abide|prioriti[sz]e|follow\s+(?:strict|ethical|my|a\s+set))\b"
+        ),
+    ),
+    (
+        "other-topic",
+        (
+            r"\b(?:let's|how\s+about\s+we|why\s+don't\s+we|perhaps\s+we\s+(?:can|could)|can\s+we|shall\s+we|let\s+us)\s+"
+            r"(?:\w+\s+){0,3}?(?:talk|chat|focus|discuss|explore|change|keep|steer|move|stick|redirect|shift)\b[^.!?\n]{0,80}?"
+            r"\b(?:else|different|positive|instead|appropriate|respectful|other|another|topic|subject|safe|constructive)\b"
+            r"|\bis\s+there\s+(?:something|anything)\s+else\b|\bask\s+(?:me\s+)?(?:something|about\s+something)\s+else\b"
+            r"|\b(?:happy|glad|here)\s+to\s+(?:help|assist|discuss|talk|chat)\s+(?:\w+\s+){0,3}?(?:something|anything|any|other)\s+"
+            r"(?:\w+\s+)?(?:else|other|topic|question|request)\w*"
+        ),
+    ),
+    (
+        "seek-help",
+        (
+            r"\bplease\s+(?:\w+\s+)?(?:reach\s+out|seek|contact|call|talk\s+to|speak|consult|consider\s+(?:reaching|speaking|seeking|talking|"
+            r"the\s+consequences|the\s+impact)|refrain|avoid|stop|be\s+respectful)\b"
+            r"|\bI\s+(?:strongly\s+|would\s+)?encourage\s+you\s+to\b|\byou\s+should\s+(?:seek|contact)\b"
+        ),
+    ),
+    (
+        "reminds",
+        (
+            r"\A[\s\"']*(?:As\s+[^.,!?\n]{1,40},\s+)?I\s+(?:must|have\s+to|need\s+to|want\s+to|feel\s+compelled\s+to)\s+(?:\w+\s+)?(?:emphasi[sz]e|stress|remind|inform|clarify|insist|"
+            r"caution|warn|point\s+out|advise)\b[^.!?\n]{0,160}?\b(?:not|illegal|unethical|harm\w*|wrong|against|dangerous|law)\b"
+        ),
+    ),
+    (
+        "filtered",
+        r"\bcontent[_\s-]?(?:filter|management\s+policy|policy)|\b(?:was|been|were)\s+(?:filtered|blocked|flagged)\b|\bresponsible\s+ai\s+polic",
+    ),
+    (
+        "other-language",
+        (
+            r"\A\W*(?:lo\s+siento|lamento|lo\s+lamento|no\s+puedo|je\s+(?:suis\s+(?:vraiment\s+)?d[\u00e9e]sol|ne\s+peux\s+pas)|"
+            r"d[\u00e9e]sol[\u00e9e]|(?:es\s+)?tut\s+mir\s+leid|entschuldigung|leider\s+kann|ich\s+kann\s+(?:\w+\s+){0,4}?nicht|"
+            r"mi\s+dispiace|non\s+posso|sinto\s+muito|desculpe|n[\u00e3a]o\s+posso|het\s+spijt\s+me|"
+            r"\u043f\u0440\u043e\u0441\u0442\u0438\u0442\u0435|\u0438\u0437\u0432\u0438\u043d\u0438\u0442\u0435|"
+            r"\u043a\s+\u0441\u043e\u0436\u0430\u043b\u0435\u043d\u0438\u044e|\u62b1\u6b49|\u5bf9\u4e0d\u8d77|\u5f88\u9057\u61be|"
+            r"\u7533\u3057\u8a33|\uc8c4\uc1a1|\u0622\u0633\u0641|\u0639\u0630\u0631\u0627)"
         ),
     ),
     (
@@ -130,7 +199,10 @@ DECLINES: tuple[tuple[str, str], ...] = (
 )
 """Statements that decline. Quoted speech and idioms are blanked before they are looked for."""
 
-WEAK = frozenset({"by-rules", "do-not-give", "not-fitting", "request-is-bad", "urge-against", "cannot-be"})
+WEAK = frozenset(
+    {"cannot-anything", "not-mine", "purpose", "other-topic", "seek-help", "reminds", "filtered"}
+    | {"by-rules", "do-not-give", "not-fitting", "request-is-bad", "urge-against", "cannot-be"}
+)
 """Declines that decline only in the first sentences; later they are remarks inside an answer."""
 
 IDIOM = (

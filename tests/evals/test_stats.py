@@ -71,7 +71,7 @@ def test_recall_at_fpr_by_hand() -> None:
     assert recall_at_fpr(labels, scores, 0.01) == 0.5
     assert recall_at_fpr(labels, scores, 0.0) == 0.25
     assert recall_at_fpr(labels, scores, 1.0) == 1.0
-    assert threshold_at_fpr(scores[:100], 0.29) < 0.72
+    assert threshold_at_fpr(scores[:100], 0.29) < 0.71
 
 
 def test_ece_by_hand() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from safesignal.errors import SignalError, UsageError
 
-__all__ = ["Sampler", "filter_logits", "gumbel_noise", "pick_token", "repetition_penalty"]
+__all__ = ["Sampler", "draw", "filter_logits", "pick_token", "repetition_penalty"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +60,13 @@ def pick_token(logits_V: Tensor, seen: Sequence[int], sampler: Sampler, row: int
     scores_V = logits_V.float()
     if sampler.repetition_penalty != 1.0:
         scores_V = repetition_penalty(scores_V, seen, sampler.repetition_penalty)
-    if sampler.do_sample:
-        scores_V = filter_logits(scores_V, sampler)
-        scores_V = scores_V + gumbel_noise(scores_V.shape[0], sampler.seed, row, step).to(scores_V.device)
-    best = scores_V.argmax()
-    if not bool(torch.isfinite(scores_V[best])):
+    best = scores_V.max(dim=-1)
+    if not bool(torch.isfinite(best.values)):
         raise SignalError(
             f"the model's scores for step {step} hold no finite number. Expected logits.",
             hint="the base model's weights overflow in this dtype; try `--dtype float32`",
         )
-    return int(best)
+    return draw(filter_logits(scores_V, sampler), sampler.seed, row, step) if sampler.do_sample else int(best.indices)
 
 
 def repetition_penalty(scores_V: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
@@ -100,9 +97,10 @@ def filter_logits(scores_V: Tensor, sampler: Sampler) -> Tensor:
     return scores_V
 
 
-def gumbel_noise(size: int, seed: int, row: int, step: int) -> Tensor:
-    """Return (size,) standard Gumbel noise that depends on (seed, row, step) only; argmax(scores + noise) samples."""
+def draw(scores_V: Tensor, seed: int, row: int, step: int) -> int:
+    """Draw an index with probability softmax(scores), from one uniform number that depends on (seed, row, step) only."""
     key = (seed * 1_000_003 + row) * 1_000_003 + step
-    generator = torch.Generator().manual_seed(key % (2**63))
-    uniform = torch.rand(size, generator=generator, dtype=torch.float64).clamp_(1e-300, 1.0 - 1e-16)
-    return -(-uniform.log()).log().float()
+    uniform = torch.rand((), generator=torch.Generator().manual_seed(key % (2**63)), dtype=torch.float64)
+    cumulative_V = scores_V.double().softmax(dim=-1).cumsum(dim=-1)
+    index = torch.searchsorted(cumulative_V, (uniform * cumulative_V[-1].cpu()).to(cumulative_V.device), right=True)
+    return min(int(index), scores_V.shape[0] - 1)

@@ -14,13 +14,14 @@ Two facts hold at every moment, and tests/rules/test_trajectory.py holds the cod
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 
 from safesignal.errors import SignalError
 from safesignal.rules.policy import Policy
 from safesignal.types import Span, Verdict
 
-__all__ = ["GO_ON", "Action", "Trajectory", "query_verdict", "verdict_of"]
+__all__ = ["GO_ON", "Action", "Trajectory", "decisive_signal", "query_verdict", "replay", "verdict_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Trajectory:
         frontier: Answer tokens covered without a gap by benign checks.
         run: Consecutive malicious checks so far.
         transition: S_t, the answer tokens before the open malicious run; None while there is no run.
+        checked: Answer tokens that existed at the last check.
     """
 
     policy: Policy
@@ -81,6 +83,7 @@ class Trajectory:
     frontier: int = 0
     run: int = 0
     transition: int | None = None
+    checked: int = 0
     _seen: Span | None = field(default=None, repr=False)
 
     def span(self, length: int) -> Span:
@@ -114,7 +117,7 @@ class Trajectory:
             SignalError: If the signal is not a probability.
         """
         verdict = verdict_of(signal, self.policy.window_threshold)
-        self._seen = span
+        self._seen, self.checked = span, length
         if verdict is Verdict.BENIGN:
             self.run, self.transition = 0, None
             if span.start <= self.frontier:
@@ -124,6 +127,12 @@ class Trajectory:
             self.transition = self.frontier if self.policy.transition == "covered" else length
         self.run += 1
         return verdict, self._fire() if self.run >= self._needed(length) else GO_ON
+
+    def closing_due(self, length: int) -> bool:
+        """Tell whether an answer that ends at `length` tokens has some that no check has spoken about yet."""
+        if self.first is Verdict.MALICIOUS:
+            return self.span(length) != self._seen
+        return length > self.checked if self.run else length > self.frontier
 
     def close(self) -> Action:
         """Say what follows at the end of the answer: a malicious run still open there counts as malicious."""
@@ -142,3 +151,54 @@ class Trajectory:
             return GO_ON
         transition = self.transition or 0
         return Action(refuse=True, keep=0 if transition < self.prefill else transition)
+
+
+def replay(
+    trajectory: Trajectory, lengths: Sequence[int]
+) -> Generator[list[Span], list[float], list[tuple[int, float, Verdict, Span, Action]]]:
+    """Follow an answer that exists already, asking for as many signals at a time as the rules allow.
+
+    Spans depend on earlier verdicts, so all remaining ones are asked for as if those were benign, and asked for again
+    after a malicious one. The record is the one that checking token by token would have made
+    (tests/rules/test_trajectory.py).
+
+    Args:
+        trajectory: The course to follow; moved along.
+        lengths: Answer lengths at which a check is due, ascending.
+
+    Yields:
+        Spans to read; send back one signal in [0, 1] for each.
+
+    Returns:
+        Per check: answer length, signal, verdict, span and what followed. Ends early where the policy fired.
+    """
+    record: list[tuple[int, float, Verdict, Span, Action]] = []
+    while lengths:
+        guess, spans = replace(trajectory), []
+        for length in lengths:
+            spans.append(guess.span(length))
+            guess.observe(0.0, spans[-1], length)
+        signals = yield spans
+        for done, (length, span, signal) in enumerate(zip(lengths, spans, signals, strict=True), 1):
+            verdict, action = trajectory.observe(signal, span, length)
+            record.append((length, signal, verdict, span, action))
+            if action.refuse:
+                return record
+            if verdict is Verdict.MALICIOUS:
+                break
+        lengths = lengths[done:]
+    return record
+
+
+def decisive_signal(signals: Sequence[float], tau: int) -> float:
+    """Return the largest threshold at which `tau` consecutive signals, or a run open at the end, would fire.
+
+    This is the policy-relevant maximum of an answer's windows: its highest run of `tau`, each run as high as its
+    lowest signal.
+
+    Args:
+        signals: Signals of the answer's windows in order, each in [0, 1].
+        tau: Consecutive malicious checks the policy asks for.
+    """
+    runs = [min(signals[i : i + tau]) for i in range(len(signals))]
+    return max(runs, default=0.0)

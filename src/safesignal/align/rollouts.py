@@ -1,0 +1,205 @@
+"""On-policy data: let the target model answer prompts itself, in batches, appended as they come.
+
+Label rule. The answer to a benign prompt is benign. The answer to a malicious prompt is `refusal` where the job made
+it begin with a refusal, or where the refusal judge says so; everything else the model wrote to a malicious prompt is
+`malicious`. An answer too short to tell is dropped.
+"""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from safesignal.data.jsonl import Writer
+from safesignal.data.mixture import filter_licence, normalise, split_by_prompt
+from safesignal.data.records import Record
+from safesignal.data.sources import load_training
+from safesignal.errors import UsageError
+from safesignal.judges.refusal import judge_refusal
+from safesignal.modeling.model import SafeSignalModel
+
+__all__ = ["SPLIT_SEED", "VAL_FRACTION", "RolloutJob", "RolloutTask", "plan_tasks", "read_plan", "run_rollouts"]
+
+VAL_FRACTION = 0.1
+"""Share of prompts, by hash, that training never sees."""
+SPLIT_SEED = 0
+
+_FEWEST_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutJob:
+    """Which prompts the target answers, and how; one docstring per field, which documents the plan file."""
+
+    name: str
+    """Names the job; part of every row's id."""
+    sources: tuple[str, ...]
+    """Registered training sources the prompts come from."""
+    prompts: Literal["benign", "malicious"]
+    """Label of the prompts to take."""
+    n: int
+    """How many prompts, spread over the sources as evenly as they allow."""
+    prefills: tuple[str, ...] = ("",)
+    """Starts of the answer; each row gets one of them, by its id."""
+    split: Literal["any", "val"] = "any"
+    """`val` takes prompts of the validation split only: answers to calibrate thresholds on."""
+    max_new_tokens: int = 64
+    """Length of an answer."""
+    temperature: float = 0.0
+    """0 for greedy decoding."""
+    seed: int = 0
+    """Of the choice of prompts, prefills and of sampling."""
+    refuses: bool = False
+    """The prefills begin a refusal, so the answers are labelled `refusal`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTask:
+    """One prompt to answer."""
+
+    id: str
+    record: Record
+    job: RolloutJob
+    prefill: str
+    number: int
+
+
+def read_plan(path: str | Path) -> list[RolloutJob]:
+    """Read the `[[rollouts]]` tables of a plan file.
+
+    Raises:
+        UsageError: If the file cannot be read or a table has unknown, missing or mistyped fields; all at once.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the plan `{path}` cannot be read: {error}. Expected a TOML file.") from error
+    known = {f.name for f in fields(RolloutJob)}
+    problems, jobs = [], []
+    for index, table in enumerate(content.get("rollouts", []), 1):
+        problems += [f"rollouts[{index}].{name}    is unknown" for name in sorted(set(table) - known)]
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+        try:
+            jobs.append(RolloutJob(**{name: value for name, value in values.items() if name in known}))
+        except TypeError as error:
+            problems.append(f"rollouts[{index}]    {error}")
+    if problems or not jobs:
+        found = "\n  ".join(problems or ["no [[rollouts]] table"])
+        raise UsageError(f"problems in {path}\n  {found}", hint=f"fields are {', '.join(sorted(known))}")
+    return jobs
+
+
+def plan_tasks(jobs: Sequence[RolloutJob], data_dir: str | Path | None, licences: Sequence[str]) -> list[RolloutTask]:
+    """Choose the prompts of every job; the same plan and data give the same tasks."""
+    tasks: list[RolloutTask] = []
+    for job in jobs:
+        for record in _choose(job, data_dir, licences):
+            prefill = job.prefills[_key(job.seed, record.id) % len(job.prefills)]
+            tasks.append(RolloutTask(f"{job.name}/{record.id}", record, job, prefill, len(tasks)))
+    return tasks
+
+
+def run_rollouts(
+    model: SafeSignalModel,
+    tasks: Sequence[RolloutTask],
+    output: str | Path,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Answer every task that `output` does not hold yet; the signal is off, so the text is the base model's own.
+
+    Args:
+        model: The target; its adapter is not used.
+        tasks: What to answer.
+        output: JSONL file, appended to; rows carry labels, source, licence and how they were made.
+        batch_size: Rows per batch.
+        progress: Called with (done, all) after each batch.
+
+    Returns:
+        Rows written now.
+    """
+    written = 0
+    with Writer(output) as writer:
+        left = [task for task in tasks if task.id not in writer.done]
+        done = len(tasks) - len(left)
+        for batch in _batches(model, left, batch_size):
+            for row in _answer(model, batch):
+                writer.write(row)
+                written += 1
+            done += len(batch)
+            if progress:
+                progress(done, len(tasks))
+    return written
+
+
+def _batches(model: SafeSignalModel, tasks: Sequence[RolloutTask], size: int) -> Iterator[list[RolloutTask]]:
+    """Group tasks of one job and similar prompt length, so that little is padding."""
+    by_job: dict[str, list[RolloutTask]] = {}
+    for task in tasks:
+        by_job.setdefault(task.job.name, []).append(task)
+    for own in by_job.values():
+        own = sorted(own, key=lambda task: len(task.record.prompt))
+        yield from (own[i : i + size] for i in range(0, len(own), size))
+
+
+def _answer(model: SafeSignalModel, batch: Sequence[RolloutTask]) -> Iterator[dict[str, Any]]:
+    job = batch[0].job
+    options = model.options(max_new_tokens=job.max_new_tokens, temperature=job.temperature, seed=job.seed)
+    encoded = [model.encode_one(task.record.chat(), task.prefill) for task in batch]
+    numbers = [task.number for task in batch]
+    answers = model.answer(encoded, signal=False, options=options, numbers=numbers)
+    for task, answer in zip(batch, answers, strict=True):
+        if answer.n_tokens < _FEWEST_TOKENS:
+            label = "none"
+        else:
+            label = _label(task, task.prefill + answer.text)
+        row = task.record.to_row() | {
+            "id": task.id,
+            "response": answer.text or None,
+            "response_label": label,
+            "prefill": task.prefill,
+            "on_policy": True,
+            "job": job.name,
+            "temperature": job.temperature,
+            "model": model.name,
+        }
+        yield row
+
+
+def _label(task: RolloutTask, answer: str) -> str:
+    if task.record.prompt_label == "benign":
+        return "benign"
+    if task.job.refuses:
+        return "refusal"
+    verdict = judge_refusal(task.record.prompt, answer).verdict
+    return {"yes": "refusal", "no": "malicious"}.get(verdict, "none")
+
+
+def _choose(job: RolloutJob, data_dir: str | Path | None, licences: Sequence[str]) -> list[Record]:
+    """Take prompts from the sources in turn until there are enough; each prompt once."""
+    pools = []
+    for source in job.sources:
+        records = filter_licence(load_training(source, data_dir=data_dir), licences)
+        if job.split == "val":
+            records = split_by_prompt(records, VAL_FRACTION, SPLIT_SEED)[1]
+        own = {normalise(r.prompt): r for r in records if r.prompt_label == job.prompts}
+        pool = sorted(own.values(), key=lambda record: record.id)
+        random.Random(f"{job.seed}/{source}").shuffle(pool)
+        pools.append(pool)
+    chosen: dict[str, Record] = {}
+    while len(chosen) < job.n and any(pools):
+        for pool in pools:
+            if pool and len(chosen) < job.n:
+                record = pool.pop()
+                chosen.setdefault(normalise(record.prompt), record)
+    return list(chosen.values())
+
+
+def _key(seed: int, text: str) -> int:
+    return int.from_bytes(sha256(f"{seed}/{text}".encode()).digest()[:8], "big")

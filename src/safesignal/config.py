@@ -1,0 +1,127 @@
+"""Settings that travel with an adapter: what was built, for which base, and at which thresholds it operates."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from safesignal.errors import AdapterError, UsageError
+
+__all__ = ["FORMAT_VERSION", "PRESETS", "BaseIdentity", "OperatingPoint", "SignalConfig"]
+
+FORMAT_VERSION = 1
+PRESETS = ("strict", "balanced", "permissive")
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Thresholds of one preset.
+
+    Attributes:
+        prompt: A query check is malicious at or above this signal.
+        window: A check of answer tokens is malicious at or above this signal.
+        target_fpr: Share of the base model's own benign validation answers the preset was calibrated to refuse.
+        measured_fpr: The share that was measured at these thresholds.
+        n: Validation answers behind it.
+    """
+
+    prompt: float = 0.5
+    window: float = 0.5
+    target_fpr: float | None = None
+    measured_fpr: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BaseIdentity:
+    """What an adapter must find again to be itself.
+
+    Attributes:
+        name: What the base was called when the adapter was trained.
+        model_type: transformers' family name.
+        hidden_size: D.
+        num_layers: Decoder layers.
+        vocab_size: Rows of the input embedding.
+        tokenizer: Fingerprint of vocabulary and special tokens.
+        template: Fingerprint of the chat template.
+        weights: Fingerprint of the weights in each dtype they may be loaded in.
+    """
+
+    name: str
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    vocab_size: int
+    tokenizer: str
+    template: str
+    weights: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalConfig:
+    """The signal's architecture and operating points; one docstring per field, which is also its `--help` line."""
+
+    recipe: Literal["gated"] = "gated"
+    """`gated`: the base stays frozen and nobody attends to [CLS]."""
+    position: Literal["tracking", "first"] = "tracking"
+    """Where [CLS] sits: after the last token of its span, or at position 0 (paper)."""
+    rank: int = 16
+    """Rank of the LoRA on the [CLS] row."""
+    alpha: float = 32.0
+    """LoRA scale; the update is multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Last names of the linear layers to gate; empty gates all but the key and value projections."""
+    r1: int = 10
+    """Generated tokens seen along with a malicious query (rule 1)."""
+    r2: int = 10
+    """Most recent generated tokens seen while the verdict is benign (rule 2)."""
+    r3: int = 10
+    """Tokens seen beyond the transition point (rule 3)."""
+    schedule: str = "annealing"
+    """Schedule the thresholds were calibrated for."""
+    tau: int = 2
+    """Consecutive malicious checks the thresholds were calibrated for."""
+    presets: dict[str, OperatingPoint] = field(default_factory=lambda: {name: OperatingPoint() for name in PRESETS})
+    """Thresholds by preset name."""
+
+    def __post_init__(self) -> None:
+        bounds = [("rank", self.rank >= 1, "at least 1"), ("alpha", self.alpha > 0, "above 0")]
+        bounds += [("recipe", self.recipe == "gated", "`gated`")]
+        bounds += [("position", self.position in ("tracking", "first"), "`tracking` or `first`")]
+        problems = [f"signal.{name} = {getattr(self, name)}    must be {what}" for name, holds, what in bounds if not holds]
+        if problems:
+            raise UsageError("the signal's settings are out of range\n  " + "\n  ".join(problems))
+
+    def preset(self, name: str) -> OperatingPoint:
+        """Return the thresholds of a preset.
+
+        Raises:
+            UsageError: If the adapter has no preset of that name.
+        """
+        if name not in self.presets:
+            raise UsageError(f"preset is `{name}`. Expected one of {', '.join(self.presets)}.")
+        return self.presets[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SignalConfig:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            AdapterError: If a field is unknown, missing or of the wrong kind.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise AdapterError(
+                f"the adapter's settings hold {', '.join(unknown)}. Expected {', '.join(sorted(known))}.",
+                hint="it was written by a newer SafeSignal; upgrade with `pip install -U safesignal`",
+            )
+        try:
+            presets = {name: OperatingPoint(**point) for name, point in values.get("presets", {}).items()}
+            return cls(**{**values, "targets": tuple(values.get("targets", ())), "presets": presets})
+        except TypeError as error:
+            raise AdapterError(f"the adapter's settings cannot be read: {error}.") from error

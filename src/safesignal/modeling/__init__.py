@@ -1,0 +1,1 @@
+"""Everything that knows transformers: templates, injection, cache, the model, the decode loop."""

@@ -1,0 +1,161 @@
+"""Saving and loading an adapter, and telling whether a base model is the one it was trained for.
+
+An adapter is a folder: `adapter_config.json` (settings, thresholds, identity of the base, training record) and
+`adapter_model.safetensors` ([CLS] embedding, head, LoRA; never base weights).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safesignal.config import FORMAT_VERSION, BaseIdentity, SignalConfig
+from safesignal.errors import AdapterError, UsageError
+from safesignal.modeling.chat import template_hash
+from safesignal.modeling.zoo import ALIASES
+
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "compare", "identify", "load_adapter", "save_adapter", "shipped_adapter"]
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_SAMPLES = 4096
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def identify(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> BaseIdentity:
+    """Take the fingerprints of a base model and its tokenizer."""
+    config = base.config.get_text_config()
+    return BaseIdentity(
+        name=name,
+        model_type=str(config.model_type),
+        hidden_size=int(config.hidden_size),
+        num_layers=int(config.num_hidden_layers),
+        vocab_size=int(base.get_input_embeddings().weight.shape[0]),
+        tokenizer=_tokenizer_hash(tokenizer),
+        template=template_hash(str(tokenizer.chat_template or "")),
+        weights={dtype: _weights_hash(base, dtype) for dtype in _reachable(base.dtype)},
+    )
+
+
+def compare(trained: BaseIdentity, found: BaseIdentity) -> tuple[list[str], str]:
+    """Compare the base an adapter was trained for with the one at hand.
+
+    Returns:
+        Differences that nothing may excuse, each as a phrase; and the weight drift as a phrase, empty if there is none.
+    """
+    named = ("model_type", "hidden_size", "num_layers", "vocab_size", "tokenizer", "template")
+    differences = [
+        f"{name.replace('_', ' ')} {getattr(found, name)} instead of {getattr(trained, name)}"
+        for name in named
+        if getattr(found, name) != getattr(trained, name)
+    ]
+    shared = sorted(set(trained.weights) & set(found.weights))
+    same = any(trained.weights[dtype] == found.weights[dtype] for dtype in shared)
+    drift = "" if same else f"weights differ from those of `{trained.name}`"
+    return differences, drift
+
+
+def save_adapter(
+    folder: Path, config: SignalConfig, identity: BaseIdentity, weights: dict[str, Tensor], record: dict[str, Any]
+) -> None:
+    """Write an adapter folder, in half precision.
+
+    Raises:
+        UsageError: If the folder cannot be written.
+    """
+    text = json.dumps(
+        {
+            "format_version": FORMAT_VERSION,
+            "signal": config.to_dict(),
+            "base": {field: getattr(identity, field) for field in identity.__slots__},
+            "training": record,
+        },
+        indent=2,
+    )
+    halves = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(halves, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        (folder / CONFIG_FILE).write_text(text + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"the adapter folder `{folder}` cannot be written: {error.strerror}.", hint="choose another `--output`"
+        ) from error
+
+
+def load_adapter(folder: Path) -> tuple[SignalConfig, BaseIdentity, dict[str, Tensor], dict[str, Any]]:
+    """Read an adapter folder: settings, identity of its base, weights, training record.
+
+    Raises:
+        AdapterError: If files are missing, cannot be read, or are of another format version.
+    """
+    try:
+        content = json.loads((folder / CONFIG_FILE).read_text())
+        weights = load_file(folder / WEIGHTS_FILE)
+    except FileNotFoundError as error:
+        raise AdapterError(
+            f"`{folder}` is no adapter: `{Path(str(error.filename)).name}` is missing. "
+            f"Expected {CONFIG_FILE} and {WEIGHTS_FILE}.",
+            hint="`safesignal align --model M --data D --output DIR` trains one",
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise AdapterError(f"the adapter `{folder}` cannot be read: {error}.") from error
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise AdapterError(
+            f"the adapter `{folder}` has format version {version}. Expected {FORMAT_VERSION}.",
+            hint="retrain it with this SafeSignal, or install the one it was written by",
+        )
+    try:
+        identity = BaseIdentity(**content["base"])
+    except (KeyError, TypeError) as error:
+        raise AdapterError(f"the adapter `{folder}` does not say which base it belongs to: {error}.") from error
+    return SignalConfig.from_dict(content["signal"]), identity, weights, content.get("training", {})
+
+
+def shipped_adapter(model: str) -> Path | None:
+    """Return the folder of the adapter that the package ships for this model, by alias or hub id; None if none."""
+    names = {alias: alias for alias in ALIASES} | {entry.hub_id: alias for alias, entry in ALIASES.items()}
+    alias = names.get(model)
+    if alias is None:
+        return None
+    folder = Path(str(files("safesignal"))) / "adapters" / alias
+    return folder if (folder / CONFIG_FILE).exists() else None
+
+
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    digest = hashlib.sha256()
+    for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        digest.update(f"{index}:{token}\n".encode())
+    # The vocabulary alone does not say how text is cut: a sample of it does.
+    for sample in ("The quick brown fox, 12345!", "  def f(x):\n\treturn x", "naïve café – 東京 🙂"):
+        digest.update(repr(tokenizer(sample, add_special_tokens=False)["input_ids"]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _reachable(dtype: torch.dtype) -> list[str]:
+    """Return the dtypes in which these weights may be met again: wider weights can be rounded, not the reverse."""
+    return list(_DTYPES) if dtype == torch.float32 else [name for name, known in _DTYPES.items() if known == dtype]
+
+
+def _weights_hash(base: PreTrainedModel, dtype: str) -> str:
+    digest = hashlib.sha256()
+    for name, values in _samples(base):
+        digest.update(name.encode())
+        digest.update(values.to(_DTYPES[dtype]).float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _samples(base: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in base.named_parameters():
+        flat = parameter.detach().flatten()
+        yield name, flat[:: max(1, flat.numel() // _SAMPLES)]

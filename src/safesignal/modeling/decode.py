@@ -1,0 +1,217 @@
+"""THE decode loop: one generator that writes, checks, rolls back and releases. Stream and batch are wrappers.
+
+Shapes: B rows of the batch still alive, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from safesignal.modeling.forward import SignalForward, TextState
+from safesignal.modeling.rows import Row, drive
+from safesignal.nn.sampling import Sampler, pick_token
+from safesignal.rules.trajectory import GO_ON
+from safesignal.types import FinishReason, Span
+
+__all__ = ["DecodeSettings", "Step", "decode"]
+
+_SENTENCE_END = (".", "!", "?", "\n")
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What the loop needs beyond the rows.
+
+    Attributes:
+        max_new_tokens: Most tokens written after prompt and prefill; a refusal once begun is never cut short.
+        sampler: How the next token is drawn.
+        eos: Ids that end an answer.
+        stop_strings: Texts that end an answer.
+        fused: Whether checks share the next token's forward.
+        to_ids: Tokenises a refusal.
+        to_text: Decodes tokens, special ones left out.
+    """
+
+    max_new_tokens: int
+    sampler: Sampler
+    eos: frozenset[int]
+    stop_strings: tuple[str, ...]
+    fused: bool
+    to_ids: Callable[[str], list[int]]
+    to_text: Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one turn of the loop showed of one row.
+
+    Attributes:
+        row: The row, for its checks and its end.
+        ids: Newly released token ids.
+        seconds: Time since the request began.
+    """
+
+    row: Row
+    ids: tuple[int, ...]
+    seconds: float
+
+
+@torch.no_grad()
+def decode(forward: SignalForward, rows: Sequence[Row], settings: DecodeSettings) -> Iterator[Step]:
+    """Write all rows to their ends, releasing only what the policy allows.
+
+    Nothing is yielded before a benign check covers it (buffer on). Every row ends on its own; a row that was refused
+    goes on from its transition point while its neighbours write.
+
+    Args:
+        forward: The model.
+        rows: One per answer; changed in place.
+        settings: Lengths, sampling and endings.
+
+    Yields:
+        A step for every row whose text moved on or that ended.
+
+    Raises:
+        SignalError: If a signal is missing or not a probability; what was not released yet is never shown.
+    """
+    begun, live = time.perf_counter(), list(rows)
+    state = forward.new_state(len(live))
+    # 1. Read the prompts, together with every check of what is there already.
+    scores = _open(forward, state, live, settings)
+    while live:
+        # 2. Every row with nothing left to read takes its next token, which may end it.
+        _write(live, scores, settings)
+        # 3. A row that has ended and needs no closing check is finished, or refused if a malicious run is open.
+        for row in live:
+            _settle(row, settings)
+        _roll_back(state, live)
+        # 4. Show what benign checks cover.
+        for row in live:
+            released = row.release()
+            if released or row.finish is not None:
+                yield Step(row, tuple(released), time.perf_counter() - begun)
+        # 5. Finished rows leave the batch.
+        going = [index for index, row in enumerate(live) if row.finish is None]
+        if len(going) < len(live):
+            live = [live[index] for index in going]
+            if live:
+                state.select(going)
+        # 6. Read what is pending, due checks in the same pass; where the policy fires, roll back, queue a refusal.
+        if live:
+            scores = _read(forward, state, live, settings)
+
+
+def _open(forward: SignalForward, state: TextState, rows: Sequence[Row], settings: DecodeSettings) -> Tensor:
+    """Feed the prompts and run the opening checks; a second forward only where a verdict changed what to look at."""
+    scores: list[Tensor] = []
+
+    def read(wanted: dict[tuple[int, int], list[Span]]) -> dict[tuple[int, int], list[float]]:
+        spans = [[span for key, own in wanted.items() if key[0] == index for span in own] for index in range(len(rows))]
+        new_scores, signals = _feed(forward, state, rows, spans, settings)
+        if new_scores is not None:
+            scores.append(new_scores)
+        replies = [iter(row) for row in signals]
+        return {key: [next(replies[key[0]]) for _ in own] for key, own in wanted.items()}
+
+    courses = {(r, c): course for r, row in enumerate(rows) for c, course in enumerate(row.opening())}
+    actions = drive(courses, read)
+    if not scores:
+        read({})
+    for (index, _), action in actions.items():
+        if action.refuse and not rows[index].refused:
+            _refuse(rows[index], action.keep, settings)
+    _roll_back(state, rows)
+    return scores[0]
+
+
+def _read(forward: SignalForward, state: TextState, rows: Sequence[Row], settings: DecodeSettings) -> Tensor | None:
+    """Feed pending tokens with the checks that are due and do what the policy says."""
+    due = [row.due() for row in rows]
+    scores, signals = _feed(forward, state, rows, [[] if span is None else [span] for span in due], settings)
+    for row, span, signal in zip(rows, due, signals, strict=True):
+        action = GO_ON if span is None else row.observe(signal[0], span)
+        if action.refuse:
+            _refuse(row, action.keep, settings)
+    _roll_back(state, rows)
+    return scores
+
+
+def _feed(
+    forward: SignalForward,
+    state: TextState,
+    rows: Sequence[Row],
+    spans: Sequence[Sequence[Span]],
+    settings: DecodeSettings,
+) -> tuple[Tensor | None, list[list[float]]]:
+    pending = [row.pending for row in rows]
+    sights = [[forward.sight(row.ranges(span)) for span in own] for row, own in zip(rows, spans, strict=True)]
+    scores, signals = forward.feed(state, pending, sights, fused=settings.fused)
+    state.advance([len(ids) for ids in pending])
+    for row in rows:
+        row.fed = len(row.ids)
+    return scores, signals
+
+
+def _roll_back(state: TextState, rows: Sequence[Row]) -> None:
+    kept = [row.fed for row in rows]
+    if kept != state.lengths:
+        state.cut(kept)
+
+
+def _write(rows: Sequence[Row], scores_BV: Tensor | None, settings: DecodeSettings) -> None:
+    """Give every row that has read all its text one more token, and note what ends it."""
+    for index, row in enumerate(rows):
+        if row.ending is not None or row.pending:
+            continue
+        assert scores_BV is not None
+        step = len(row.ids) - row.encoded.text
+        token = pick_token(scores_BV[index], row.ids, settings.sampler, row.number, step)
+        row.ids.append(token)
+        row.ending = _ending(row, token, settings)
+
+
+def _ending(row: Row, token: int, settings: DecodeSettings) -> FinishReason | None:
+    if token in settings.eos:
+        return FinishReason.EOS
+    if row.refusal_at is not None:
+        tail = settings.to_text(row.ids[-2:])
+        done = tail.endswith(_SENTENCE_END) or row.length >= row.policy.explain_tokens
+        return FinishReason.LENGTH if done or row.written >= settings.max_new_tokens else None
+    if settings.stop_strings:
+        # A token brings at least one character, but for split ones: four more tokens hold the longest stop string.
+        tail = settings.to_text(row.ids[max(row.start, len(row.ids) - max(map(len, settings.stop_strings)) - 4) :])
+        if any(stop in tail for stop in settings.stop_strings):
+            return FinishReason.STOP_STRING
+    return FinishReason.LENGTH if row.written >= settings.max_new_tokens else None
+
+
+def _settle(row: Row, settings: DecodeSettings) -> None:
+    if row.ending is None or row.due() is not None:
+        return
+    action = row.trajectory.close() if row.watch else GO_ON
+    if action.refuse:
+        _refuse(row, action.keep, settings)
+    elif row.refusal_at is not None and row.length == 0:
+        _refuse(row, 0, settings)  # the model had no explanation, and the prefix alone is half a sentence
+    else:
+        row.finish = FinishReason.REFUSED if row.refused else row.ending
+
+
+def _refuse(row: Row, keep: int, settings: DecodeSettings) -> None:
+    """Put a refusal at the transition point: a prefix for the model to explain, or the fixed one, which ends the row."""
+    policy = row.policy
+    gap = "\n\n" if max(row.origin + keep, row.shown) > row.start and row.refusal_at is None else ""
+    prefix = settings.to_ids(gap + policy.refusal_prefix)
+    room = settings.max_new_tokens - max(0, row.origin + keep - row.start) - len(prefix)
+    if row.refusal_at is None and policy.explains and min(room, policy.explain_tokens) > 0:
+        row.refuse(keep, prefix)
+        return
+    if row.refusal_at is not None and row.shown > row.refusal_at:
+        gap = "\n\n"
+    row.refuse(keep, settings.to_ids(gap + policy.fixed_refusal))
+    row.finish = FinishReason.REFUSED

@@ -1,0 +1,160 @@
+"""What the package must know of a decoder stack, read from the model itself; who cannot work is named here.
+
+No model file is forked or copied: a family works if it has a plain list of decoder layers with full or sliding
+attention, takes `inputs_embeds`, explicit positions and a 4-D mask, and runs on the `sdpa` or `eager` backend.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from safesignal.errors import ModelError
+
+__all__ = ["Stack", "describe", "linear_shape"]
+
+_BACKENDS = ("sdpa", "eager")
+_ATTENTION_KINDS = ("full_attention", "sliding_attention")
+_STRETCHED_ROPE = ("dynamic", "longrope")
+_EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_KEY_VALUE_ONLY = ("k_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The parts of a causal LM that carry a signal.
+
+    Attributes:
+        decoder: The module that returns the last hidden state.
+        layers: Its decoder layers.
+        linears: Gateable linear layers by their path below the decoder.
+        hidden_size: D.
+        windows: Sliding window by attention kind; None for full attention. One entry: one mask serves all layers.
+        max_length: Most text tokens that fit, one position being reserved for a tracking [CLS].
+        backend: `sdpa` or `eager`.
+        cache_argument: Name under which this transformers version takes the cache.
+        reserved: Why the context was cut, for the error message; empty if it was not.
+    """
+
+    decoder: nn.Module
+    layers: nn.ModuleList
+    linears: dict[str, nn.Module] = field(repr=False)
+    hidden_size: int
+    windows: dict[str, int | None]
+    max_length: int
+    backend: str
+    cache_argument: str
+    reserved: str = ""
+
+
+def describe(base: PreTrainedModel) -> Stack:
+    """Find the decoder stack of a causal LM.
+
+    Raises:
+        ModelError: If the family, its layers or its attention backend cannot carry a signal; the message says why.
+    """
+    config = base.config.get_text_config()
+    decoder = base.get_decoder()
+    family = str(config.model_type)
+    layers = _decoder_layers(decoder, family)
+    _refuse_experts(config, family)
+    linears = _gateable(decoder, layers)
+    if not linears:
+        raise _unsupported(family, "its decoder layers hold no linear layer that a LoRA can be added to")
+    max_length, reserved = _max_length(config)
+    return Stack(
+        decoder=decoder,
+        layers=layers,
+        linears=linears,
+        hidden_size=int(config.hidden_size),
+        windows=_windows(config, family),
+        max_length=max_length,
+        backend=_backend(config, family),
+        cache_argument=_cache_argument(decoder, family),
+        reserved=reserved,
+    )
+
+
+def linear_shape(layer: nn.Module) -> tuple[int, int]:
+    """Return (in_features, out_features) of a linear layer, GPT-2's transposed `Conv1D` included."""
+    if isinstance(layer, Conv1D):
+        return int(layer.weight.shape[0]), int(layer.weight.shape[1])
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features, layer.out_features
+
+
+def _unsupported(family: str, why: str, hint: str = "") -> ModelError:
+    return ModelError(
+        f"model family `{family}` cannot carry a signal: {why}. Expected a stack of full or sliding attention layers.",
+        hint=hint or "Llama, Mistral, Qwen2/3, Gemma 2/3, Phi-3, GPT-NeoX and GPT-2 are tested",
+    )
+
+
+def _decoder_layers(decoder: nn.Module, family: str) -> nn.ModuleList:
+    lists = [module for _, module in decoder.named_children() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise _unsupported(family, "it has no list of decoder layers")
+    return max(lists, key=len)
+
+
+def _refuse_experts(config: Any, family: str) -> None:
+    for name in _EXPERT_FIELDS:
+        if (getattr(config, name, None) or 0) > 1:
+            raise _unsupported(family, f"it routes tokens to experts (`{name}` = {getattr(config, name)})")
+
+
+def _gateable(decoder: nn.Module, layers: nn.ModuleList) -> dict[str, nn.Module]:
+    # Nobody attends to a safety row, so a delta on its keys and values alone could only reach itself: left out.
+    inside = {id(module) for module in layers.modules()}
+    return {
+        name: module
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and id(module) in inside and name.split(".")[-1] not in _KEY_VALUE_ONLY
+    }
+
+
+def _windows(config: Any, family: str) -> dict[str, int | None]:
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        kinds = ["sliding_attention" if window else "full_attention"]
+    unknown = sorted(set(kinds) - set(_ATTENTION_KINDS))
+    if unknown:
+        raise _unsupported(family, f"it has layers of kind {', '.join(unknown)}, which keep no plain key/value cache")
+    return {kind: window if kind == "sliding_attention" else None for kind in sorted(set(kinds))}
+
+
+def _max_length(config: Any) -> tuple[int, str]:
+    limit = int(getattr(config, "max_position_embeddings", None) or 2**31)
+    ropes = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in ropes.values() if isinstance(value, dict)] or [ropes]
+    for rope in nested:
+        if rope.get("rope_type") in _STRETCHED_ROPE:
+            original = rope.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
+            # Beyond this length the rotation depends on the longest row of the batch, so a neighbour could change a text.
+            return int(original or limit) - 1, f"`{rope['rope_type']}` RoPE changes with the batch's longest row"
+    return limit - 1, ""
+
+
+def _backend(config: Any, family: str) -> str:
+    backend = str(config._attn_implementation)
+    if backend not in _BACKENDS:
+        raise _unsupported(
+            family, f"its attention backend is `{backend}`", hint='load it with `attn_implementation="sdpa"` or "eager"'
+        )
+    return backend
+
+
+def _cache_argument(decoder: nn.Module, family: str) -> str:
+    known = inspect.signature(inspect.unwrap(decoder.forward)).parameters
+    for name in ("cache", "past_key_values"):
+        if name in known:
+            return name
+    raise _unsupported(family, "its decoder takes no key/value cache")

@@ -1,0 +1,303 @@
+"""One forward for everything: feed text, read signals, or both in the same pass.
+
+Rows `[x_t, CLS, ...]` share a forward, a mask lets each [CLS] row see its span, and the cache keeps the text columns
+only. Asked for separately, text goes through the base model exactly as transformers would send it, and the [CLS] rows
+follow in a pass of their own.
+
+Shapes: B batch, T text tokens of this forward, K safety rows, W cached columns, C = W + T, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from safesignal.config import SignalConfig
+from safesignal.errors import SignalError, SignalMaskError, UsageError
+from safesignal.modeling.cache import TextCache
+from safesignal.modeling.families import describe, linear_shape
+from safesignal.nn.attention import grouped_attention
+from safesignal.nn.gate import GatedLoRA, SignalGate
+from safesignal.nn.head import SignalHead
+from safesignal.nn.masks import additive, right_aligned, safety_mask, text_mask
+
+__all__ = ["Adapter", "Sight", "SignalForward", "TextState"]
+
+_GROUPED = "safesignal_grouped"
+
+
+def _grouped_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    if attention_mask is None:
+        raise SignalMaskError("attention over safety rows got no mask. Expected one bool mask per layer kind.")
+    output = grouped_attention(query, key, value, attention_mask, scaling)
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_GROUPED, _grouped_sdpa)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One safety row, resolved to token positions.
+
+    Attributes:
+        ranges: The (start, end) positions it sees.
+        position: Its own position id.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    position: int
+
+
+class Adapter(nn.Module):
+    """Everything that is trained and saved: the [CLS] embedding, the gated LoRA and the head."""
+
+    def __init__(self, config: SignalConfig, linears: dict[str, nn.Module], hidden_size: int, gate: SignalGate) -> None:
+        super().__init__()
+        self.cls_D = nn.Parameter(torch.randn(hidden_size) * 0.02)
+        self.head = SignalHead(hidden_size)
+        self.lora = nn.ModuleDict()
+        for name, layer in linears.items():
+            lora = GatedLoRA(gate, *linear_shape(layer), rank=config.rank, alpha=config.alpha)
+            self.lora[name.replace(".", "/")] = lora
+            layer.register_forward_hook(lora.hook)
+
+
+class TextState:
+    """The text a batch has been fed: the cache and, per row, how many of its last columns are the row's own."""
+
+    def __init__(self, cache: TextCache, rows: int) -> None:
+        self.cache = cache
+        self.lengths = [0] * rows
+
+    def columns(self, fed: Sequence[int], new: int, *, stored: bool) -> list[list[tuple[int, int]]]:
+        """Return, per row, its text columns once `fed` tokens lie right-aligned in `new` fresh columns.
+
+        `stored` says whether the cache holds the fresh columns already.
+        """
+        width = self.cache.width - (new if stored else 0)
+        held = zip(self.lengths, fed, strict=True)
+        return [[(width - length, width), (width + new - count, width + new)] for length, count in held]
+
+    def key_positions(self, fed: Sequence[int], new: int, *, stored: bool) -> Tensor:
+        """Return the (B, W + T) token position of every column, -1 for padding."""
+        positions = torch.full((len(fed), self.cache.width + (0 if stored else new)), -1, dtype=torch.long)
+        for row, ranges in enumerate(self.columns(fed, new, stored=stored)):
+            position = 0
+            for start, end in ranges:
+                positions[row, start:end] = torch.arange(position, position + end - start)
+                position += end - start
+        return positions
+
+    def ragged(self, fed: Sequence[int], new: int) -> bool:
+        """Tell whether a row that holds text is fed fewer than `new` tokens, which leaves a hole before them."""
+        return any(count < new and length for length, count in zip(self.lengths, fed, strict=True))
+
+    def advance(self, fed: Sequence[int]) -> None:
+        """Record a forward that brought `fed` tokens per row; restore the right alignment it may have broken."""
+        new = max(fed)
+        if self.ragged(fed, new):
+            self.cache.realign(self.columns(fed, new, stored=True))
+        self.lengths = [length + count for length, count in zip(self.lengths, fed, strict=True)]
+
+    def cut(self, kept: Sequence[int]) -> None:
+        """Take every row back to its first `kept` tokens, as if the rest had never been read."""
+        width = self.cache.width
+        starts = [width - length for length in self.lengths]
+        self.cache.realign([[(start, start + keep)] for start, keep in zip(starts, kept, strict=True)])
+        self.lengths = list(kept)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep only these rows."""
+        self.cache.select(rows)
+        self.lengths = [self.lengths[row] for row in rows]
+
+
+class SignalForward(nn.Module):
+    """A frozen base model and an adapter, joined by a gate."""
+
+    def __init__(self, base: PreTrainedModel, config: SignalConfig) -> None:
+        super().__init__()
+        self.stack = describe(base)
+        self.config = config
+        self.gate = SignalGate()
+        self.base = base.eval().requires_grad_(False)
+        self.adapter = Adapter(config, self._targets(), self.stack.hidden_size, self.gate).to(base.device)
+        self._configs = {id(m.config): m.config for m in self.stack.decoder.modules() if hasattr(m, "config")}
+        self._hidden: Tensor | None = None
+        self.stack.decoder.register_forward_hook(self._keep_hidden)
+
+    def new_state(self, rows: int) -> TextState:
+        """Start with `rows` empty sequences."""
+        return TextState(TextCache(len(self.stack.layers), self.gate), rows)
+
+    def sight(self, ranges: Sequence[tuple[int, int]]) -> Sight:
+        """Place a safety row over the token positions it may see."""
+        ranges = tuple((start, end) for start, end in ranges if end > start)
+        if not ranges:
+            raise SignalError("a check has no token to look at. Expected at least one position in its span.")
+        return Sight(ranges, ranges[-1][1] if self.config.position == "tracking" else 0)
+
+    def feed(
+        self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool = True
+    ) -> tuple[Tensor | None, list[list[float]]]:
+        """Feed text and run checks; the caller then says with `state.advance` what stays.
+
+        Args:
+            state: What the rows have read so far.
+            tokens: Per row, the next ids; rows may bring different numbers, or none.
+            sights: Per row, its checks, which may look at the new tokens too.
+            fused: Read the signals in the same pass; otherwise the text passes through the base model alone.
+
+        Returns:
+            The (B, V) scores after each row's last token (None without any token), and each row's signals.
+        """
+        fed, new, checks = [len(row) for row in tokens], max(map(len, tokens)), max(map(len, sights))
+        self._check_lengths(state, fed)
+        logits_BV, hidden_BKD = None, None
+        if new and (state.ragged(fed, new) or (checks and fused)):
+            keys_BC = state.key_positions(fed, new, stored=False)
+            logits_BV, hidden_BKD = self._masked_pass(state, keys_BC, tokens, sights if fused else [[]] * len(fed))
+        elif new:
+            logits_BV = self._plain_pass(state, tokens)
+        if checks and not (new and fused):
+            hidden_BKD = self._safety_pass(state, state.key_positions(fed, new, stored=True), sights)
+        if not checks or hidden_BKD is None:
+            return logits_BV, [[] for _ in tokens]
+        signals = self.adapter.head(hidden_BKD).tolist()
+        return logits_BV, [row[: len(own)] for row, own in zip(signals, sights, strict=True)]
+
+    def read(self, state: TextState, sights: Sequence[Sequence[Sight]]) -> Tensor:
+        """Return the (B, K, 2) class scores of checks over text already fed, with gradients where recorded.
+
+        Rows with fewer than K checks are filled up; the caller ignores the surplus.
+        """
+        keys_BC = state.key_positions([0] * len(sights), 0, stored=True)
+        scores: Tensor = self.adapter.head.logits(self._safety_pass(state, keys_BC, sights))
+        return scores
+
+    def _targets(self) -> dict[str, nn.Module]:
+        if not self.config.targets:
+            return self.stack.linears
+        chosen = {n: m for n, m in self.stack.linears.items() if n.split(".")[-1] in self.config.targets}
+        if not chosen:
+            known = sorted({name.split(".")[-1] for name in self.stack.linears})
+            raise UsageError(f"signal.targets = {self.config.targets} match no layer. Expected some of {', '.join(known)}.")
+        return chosen
+
+    def _plain_pass(self, state: TextState, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Send text through the base model as transformers' own generation would: same kernels, same bits."""
+        new, device = max(map(len, tokens)), self.base.device
+        keys_BC = state.key_positions([len(row) for row in tokens], new, stored=False)
+        padded = bool((keys_BC < 0).any())
+        logits_B1V: Tensor = self.base(
+            input_ids=right_aligned(tokens, new, 0).to(device),
+            attention_mask=(keys_BC >= 0).long().to(device) if padded else None,
+            position_ids=keys_BC[:, -new:].clamp(min=0).to(device),
+            logits_to_keep=1,
+            use_cache=True,
+            **{self.stack.cache_argument: state.cache},
+        ).logits
+        return logits_B1V[:, -1]
+
+    def _masked_pass(
+        self, state: TextState, keys_BC: Tensor, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]]
+    ) -> tuple[Tensor, Tensor]:
+        """Run new text and safety rows in one forward under an explicit mask: scores, hidden states of the latter."""
+        new, device = max(map(len, tokens)), self.base.device
+        embeds_BTD = self.base.get_input_embeddings()(right_aligned(tokens, new, 0).to(device))
+        arguments = self._arguments(state, keys_BC, embeds_BTD, sights)
+        with self.gate.open(max(map(len, sights)), arguments["inputs_embeds"].shape[1]), self._grouped():
+            logits = self.base(logits_to_keep=torch.tensor([new - 1], device=device), **arguments).logits
+        return logits[:, -1], self._taken_hidden()[:, new:]
+
+    def _safety_pass(self, state: TextState, keys_BC: Tensor, sights: Sequence[Sequence[Sight]]) -> Tensor:
+        """Run safety rows alone over text the cache holds: their (B, K, D) hidden states."""
+        nothing_B0D = self.adapter.cls_D.new_zeros(len(sights), 0, self.stack.hidden_size, dtype=self.base.dtype)
+        arguments = self._arguments(state, keys_BC, nothing_B0D, sights)
+        checks = arguments["inputs_embeds"].shape[1]
+        with self.gate.open(checks, checks), self._grouped():
+            self.stack.decoder(**arguments)
+        return self._taken_hidden()
+
+    def _arguments(
+        self, state: TextState, keys_BC: Tensor, embeds_BTD: Tensor, sights: Sequence[Sequence[Sight]]
+    ) -> dict[str, Any]:
+        """Assemble a forward of T text rows (the last T columns of `keys_BC`) and K safety rows."""
+        rows, new, checks = len(sights), embeds_BTD.shape[1], max(map(len, sights))
+        text_BT = keys_BC[:, keys_BC.shape[1] - new :]
+        own_BK = torch.tensor([[s.position for s in row] + [0] * (checks - len(row)) for row in sights])
+        cls_BKD = self.adapter.cls_D.to(embeds_BTD.dtype).expand(rows, checks, -1)
+        positions = torch.cat([text_BT.clamp(min=0), own_BK.view(rows, checks).long()], dim=1)
+        return {
+            "inputs_embeds": torch.cat([embeds_BTD, cls_BKD], dim=1),
+            "attention_mask": self._masks(text_BT, keys_BC, _visible(keys_BC, sights, checks)),
+            "position_ids": positions.to(self.base.device),
+            "use_cache": True,
+            self.stack.cache_argument: state.cache,
+        }
+
+    def _taken_hidden(self) -> Tensor:
+        hidden, self._hidden = self._hidden, None
+        if hidden is None:
+            raise SignalError("the decoder returned no hidden state. Expected one per row.")
+        return hidden
+
+    def _masks(self, text_pos_BT: Tensor, keys_BC: Tensor, spans_BKC: Tensor) -> Tensor | dict[str, Tensor]:
+        """Build one mask per attention kind; safety rows ignore the sliding window."""
+        masks = {}
+        for kind, window in self.stack.windows.items():
+            mask = safety_mask(text_mask(text_pos_BT, keys_BC, window), spans_BKC).to(self.base.device)
+            masks[kind] = mask if self.stack.backend == "sdpa" else additive(mask, self.base.dtype)
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    @contextmanager
+    def _grouped(self) -> Iterator[None]:
+        """Use our attention for short query blocks during one forward; an eager stack keeps its own."""
+        if self.stack.backend != "sdpa":
+            yield
+            return
+        for config in self._configs.values():
+            config._attn_implementation = _GROUPED
+        try:
+            yield
+        finally:
+            for config in self._configs.values():
+                config._attn_implementation = self.stack.backend
+
+    def _keep_hidden(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        self._hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+
+    def _check_lengths(self, state: TextState, fed: Sequence[int]) -> None:
+        longest = max(length + count for length, count in zip(state.lengths, fed, strict=True))
+        if longest > self.stack.max_length:
+            why = f" ({self.stack.reserved})" if self.stack.reserved else ""
+            raise UsageError(
+                f"the text has {longest} tokens. Expected at most {self.stack.max_length} for this model{why}.",
+                hint="shorten the prompt or lower `--max_new_tokens`",
+            )
+
+
+def _visible(keys_BC: Tensor, sights: Sequence[Sequence[Sight]], checks: int) -> Tensor:
+    """Return the (B, K, C) text columns each safety row sees."""
+    ranges = max((len(s.ranges) for row in sights for s in row), default=1)
+    table = torch.full((len(sights), checks, ranges, 2), -2, dtype=torch.long)
+    for b, row in enumerate(sights):
+        for k, sight in enumerate(row):
+            table[b, k, : len(sight.ranges)] = torch.tensor(sight.ranges)
+    keys = keys_BC[:, None, None, :]
+    return ((keys >= table[..., :1]) & (keys < table[..., 1:])).any(dim=2)

@@ -1,0 +1,468 @@
+"""`SafeSignalModel`: a Hugging Face causal LM with an explicit safety signal inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+from safesignal.config import BaseIdentity, SignalConfig
+from safesignal.errors import AdapterError, SignalError, UsageError
+from safesignal.modeling.adapter_io import compare, identify, load_adapter, save_adapter, shipped_adapter
+from safesignal.modeling.chat import TEMPLATES, Encoded, Message, encode_chat
+from safesignal.modeling.decode import DecodeSettings, decode
+from safesignal.modeling.forward import SignalForward
+from safesignal.modeling.options import GenerationOptions, resolve_options
+from safesignal.modeling.output import Answer, GenerateOutput, Score, StreamChunk
+from safesignal.modeling.rows import Row
+from safesignal.modeling.score import score_encoded
+from safesignal.modeling.text import TextStream, cut_at_stop
+from safesignal.modeling.zoo import load_base
+from safesignal.rules import Policy, Schedule, parse_schedule, validate_policy
+from safesignal.types import FinishReason, Role
+
+__all__ = ["Conversation", "SafeSignalModel"]
+
+Conversation = str | Sequence[Message]
+"""A prompt, or messages with roles."""
+
+
+class SafeSignalModel(nn.Module):
+    """A frozen base model, its tokenizer and an adapter that reads the signal.
+
+    Attributes:
+        base: The transformers model, untouched.
+        tokenizer: Its tokenizer; the chat template gives tokens their roles.
+        config: The signal's architecture and thresholds.
+        trained_signal: Whether the adapter was trained; an untrained one refuses to guard.
+        base_drift: How the base differs from the one the adapter was trained for; empty if it does not.
+    """
+
+    def __init__(
+        self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: SignalConfig, name: str = ""
+    ) -> None:
+        super().__init__()
+        self.forward_signal = SignalForward(base, config)
+        self.tokenizer = tokenizer
+        self.name = name or str(base.config._name_or_path)
+        self.trained_signal = False
+        self.base_drift = ""
+        self.training_record: dict[str, Any] = {}
+
+    # ---------------------------------------------------------------------------------------------- making and saving
+
+    @classmethod
+    def from_base(
+        cls,
+        model: str | PreTrainedModel = "smollm2",
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        config: SignalConfig | None = None,
+        dtype: torch.dtype | str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        chat_template: str | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Put an untrained signal into a base model.
+
+        Args:
+            model: Alias, path or hub id; or a loaded model, then with its `tokenizer`.
+            tokenizer: Tokenizer of a loaded model.
+            config: The signal's settings.
+            dtype: Weights' dtype; "auto" takes the checkpoint's.
+            device_map: Passed on to transformers.
+            chat_template: Name of a built-in template, or a Jinja text, to use instead of the tokenizer's own.
+            seed: Of the adapter's first weights.
+
+        Raises:
+            ModelError: If the family cannot carry a signal.
+        """
+        if isinstance(model, str):
+            base, tokenizer = load_base(model, dtype=dtype, device_map=device_map)
+        elif tokenizer is None:
+            raise UsageError("`from_base` got a loaded model and no tokenizer. Expected both.")
+        else:
+            base = model
+        if chat_template is not None:
+            tokenizer.chat_template = TEMPLATES.get(chat_template, chat_template)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(base, tokenizer, config or SignalConfig(), model if isinstance(model, str) else "")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        adapter: str | Path | None = None,
+        *,
+        base: str | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        allow_base_drift: bool = False,
+        dtype: torch.dtype | str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        chat_template: str | None = None,
+    ) -> Self:
+        """Load an adapter and the base model it belongs to.
+
+        Args:
+            adapter: Adapter folder; None takes the one shipped for `base`.
+            base: The base model; None loads the one the adapter names.
+            tokenizer: Tokenizer of a loaded base.
+            allow_base_drift: Accept a base whose weights differ (fine-tuned, re-quantised); recorded in every output.
+            dtype: Base weights' dtype.
+            device_map: Passed on to transformers.
+            chat_template: As in :meth:`from_base`.
+
+        Raises:
+            AdapterError: If there is no such adapter, or it belongs to another base, tokenizer or template.
+        """
+        folder = _adapter_folder(adapter, base)
+        config, trained, weights, record = load_adapter(folder)
+        model = cls.from_base(
+            base if base is not None else trained.name,
+            tokenizer=tokenizer,
+            config=config,
+            dtype=dtype,
+            device_map=device_map,
+            chat_template=chat_template,
+        )
+        model._accept(trained, str(folder), allow_base_drift)
+        model._load_weights(weights, str(folder))
+        model.training_record = record
+        return model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the adapter (never the base) to a folder; half precision."""
+        adapter = self.forward_signal.adapter
+        save_adapter(Path(folder), self.config, self.identity(), adapter.state_dict(), self.training_record)
+
+    def identity(self) -> BaseIdentity:
+        """Return the fingerprints of the base model and tokenizer."""
+        return identify(self.base, self.tokenizer, self.name)
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters are trained, as peft does."""
+        trained = sum(p.numel() for p in self.forward_signal.adapter.parameters())
+        total = trained + sum(p.numel() for p in self.base.parameters())
+        print(f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}")
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The transformers model."""
+        return self.forward_signal.base
+
+    @property
+    def config(self) -> SignalConfig:
+        """The signal's settings."""
+        return self.forward_signal.config
+
+    @config.setter
+    def config(self, config: SignalConfig) -> None:
+        self.forward_signal.config = config
+
+    # ------------------------------------------------------------------------------------------------ policy and input
+
+    def policy(self, preset: str = "balanced", **overrides: Any) -> Policy:
+        """Return the policy of a preset of this adapter, with single fields replaced (`None` replaces nothing)."""
+        point, config = self.config.preset(preset), self.config
+        policy = Policy(
+            threshold=point.prompt,
+            window_threshold=point.window,
+            tau=config.tau,
+            r1=config.r1,
+            r2=config.r2,
+            r3=config.r3,
+        )
+        return replace(policy, **{name: value for name, value in overrides.items() if value is not None})
+
+    def schedule(self) -> Schedule:
+        """Return the schedule the adapter was calibrated for."""
+        return parse_schedule(self.config.schedule)
+
+    def encode_one(self, conversation: Conversation, prefill: str = "") -> Encoded:
+        """Render one conversation and give every token its role."""
+        messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
+        return encode_chat(self.tokenizer, messages, prefill)
+
+    def encode(self, conversations: Conversation | Sequence[Conversation], prefill: str | Sequence[str] = "") -> BatchEncoding:
+        """Prepare conversations for :meth:`generate`.
+
+        Args:
+            conversations: A prompt, a list of messages, or a list of either.
+            prefill: Text the answer begins with; one for all, or one per conversation.
+
+        Returns:
+            `input_ids`, `attention_mask` and `roles`, each (B, T), left-padded.
+        """
+        batch = _as_batch(conversations)
+        prefills = [prefill] * len(batch) if isinstance(prefill, str) else list(prefill)
+        if len(prefills) != len(batch):
+            raise UsageError(f"{len(prefills)} prefills for {len(batch)} conversations. Expected one each, or one for all.")
+        encoded = [self.encode_one(one, text) for one, text in zip(batch, prefills, strict=True)]
+        width, pad = max(len(e.ids) for e in encoded), self.tokenizer.pad_token_id or 0
+        rows = [(width - len(e.ids), e) for e in encoded]
+        data = {
+            "input_ids": torch.tensor([[pad] * gap + list(e.ids) for gap, e in rows]),
+            "attention_mask": torch.tensor([[0] * gap + [1] * len(e.ids) for gap, e in rows]),
+            "roles": torch.tensor([[int(Role.PADDING)] * gap + [int(role) for role in e.roles] for gap, e in rows]),
+        }
+        return BatchEncoding(data)
+
+    # ------------------------------------------------------------------------------------------------------ generating
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        roles: Tensor | None = None,
+        *,
+        policy: Policy | None = None,
+        schedule: Schedule | None = None,
+        signal: bool = True,
+        checks: Literal["fused", "separate"] = "fused",
+        return_dict_in_generate: bool = False,
+        **options: Any,
+    ) -> Tensor | GenerateOutput:
+        """Generate under the signal; arguments are named as in transformers.
+
+        Args:
+            input_ids: (B, T) prompt ids, from :meth:`encode`.
+            attention_mask: (B, T), 0 where `input_ids` is padding.
+            roles: (B, T) roles, from :meth:`encode`; raw ids have none and raise.
+            policy: What verdicts do; None takes the adapter's balanced preset.
+            schedule: When the answer is checked; None takes the adapter's.
+            signal: Read the signal at all; False is the bare base model.
+            checks: `fused` shares the next token's forward, `separate` leaves the base model's own bits untouched.
+            return_dict_in_generate: Return everything, not only the sequences.
+            options: `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`,
+                `eos_token_id`, `pad_token_id`, `stop_strings`, `seed`.
+
+        Returns:
+            (B, T + new) ids as transformers lays them out, or a :class:`GenerateOutput`.
+
+        Raises:
+            UsageError: If an option is unsupported or out of range, or roles are missing.
+            SignalError: If the signal is not available; nothing is generated then.
+        """
+        encoded = _decode_roles(input_ids, attention_mask, roles)
+        resolved = self.options(**options)
+        answers = self.answer(encoded, policy=policy, schedule=schedule, signal=signal, checks=checks, options=resolved)
+        sequences = self._sequences(encoded, answers, resolved)
+        if not return_dict_in_generate:
+            return sequences
+        return GenerateOutput(
+            sequences=sequences,
+            signal=[[check.signal for check in answer.checks] for answer in answers],
+            stopped_at=[answer.stopped_at for answer in answers],
+            answers=answers,
+            base_drift=self.base_drift,
+        )
+
+    def answer(
+        self,
+        encoded: Sequence[Encoded],
+        *,
+        policy: Policy | None = None,
+        schedule: Schedule | None = None,
+        signal: bool = True,
+        checks: Literal["fused", "separate"] = "fused",
+        options: GenerationOptions | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Answer]:
+        """Generate for encoded conversations, in one batch.
+
+        `numbers` are the rows' numbers in a larger request, which key their sampling noise.
+        """
+        options = options or self.options()
+        rows = self._rows(encoded, policy, schedule, signal, numbers)
+        times: dict[int, list[float]] = {id(row): [] for row in rows}
+        for step in decode(self.forward_signal, rows, self._settings(options, checks)):
+            times[id(step.row)].append(step.seconds)
+        return [self._answer(row, options, times[id(row)]) for row in rows]
+
+    def stream(
+        self,
+        conversation: Conversation,
+        *,
+        prefill: str = "",
+        policy: Policy | None = None,
+        schedule: Schedule | None = None,
+        signal: bool = True,
+        checks: Literal["fused", "separate"] = "fused",
+        **options: Any,
+    ) -> Iterator[StreamChunk]:
+        """Generate one answer piece by piece; a piece is final the moment it is yielded.
+
+        Arguments are those of :meth:`generate`. The pieces joined are the text that `generate` returns.
+        """
+        resolved = self.options(**options)
+        (row,) = self._rows([self.encode_one(conversation, prefill)], policy, schedule, signal, None)
+        pieces = TextStream(self._to_text, resolved.stop_strings)
+        times: list[float] = []
+        seen = 0
+        for step in decode(self.forward_signal, [row], self._settings(resolved, checks)):
+            times.append(step.seconds)
+            final = row.finish is not None
+            text = pieces.push(step.ids, final=final)
+            answer = self._answer(row, resolved, times) if final else None
+            yield StreamChunk(text, step.ids, tuple(row.checks[seen:]), answer)
+            seen = len(row.checks)
+
+    def score(
+        self,
+        conversations: Sequence[Conversation],
+        responses: Sequence[str | None] | None = None,
+        *,
+        policy: Policy | None = None,
+        schedule: Schedule | None = None,
+    ) -> list[Score]:
+        """Return the signal of prompts, or of prompts and responses; see :func:`score_encoded`."""
+        texts = list(responses) if responses is not None else [None] * len(conversations)
+        encoded = [self.encode_one(one, text or "") for one, text in zip(conversations, texts, strict=True)]
+        self._require_signal()
+        return score_encoded(self.forward_signal, encoded, policy or self.policy(), schedule or self.schedule())
+
+    # --------------------------------------------------------------------------------------------------------- private
+
+    def options(self, **given: Any) -> GenerationOptions:
+        """Merge generation options with the base model's own; see :func:`resolve_options`."""
+        pad = self.tokenizer.pad_token_id
+        return resolve_options(self.base.generation_config, given, int(pad) if pad is not None else None)
+
+    def _settings(self, options: GenerationOptions, checks: str) -> DecodeSettings:
+        if checks not in ("fused", "separate"):
+            raise UsageError(f"checks is `{checks}`. Expected `fused` or `separate`.")
+        return DecodeSettings(
+            max_new_tokens=options.max_new_tokens,
+            sampler=options.sampler,
+            eos=options.eos,
+            stop_strings=options.stop_strings,
+            fused=checks == "fused",
+            to_ids=self._to_ids,
+            to_text=self._to_text,
+        )
+
+    def _rows(
+        self,
+        encoded: Sequence[Encoded],
+        policy: Policy | None,
+        schedule: Schedule | None,
+        signal: bool,
+        numbers: Sequence[int] | None,
+    ) -> list[Row]:
+        policy, schedule = policy or self.policy(), schedule or self.schedule()
+        if signal:
+            self._require_signal()
+            validate_policy(policy, schedule)
+        keys = numbers if numbers is not None else range(len(encoded))
+        return [Row(key, one, policy, schedule, watch=signal) for key, one in zip(keys, encoded, strict=True)]
+
+    def _answer(self, row: Row, options: GenerationOptions, times: Sequence[float]) -> Answer:
+        ids = tuple(row.ids[row.start : row.shown])
+        text = self._to_text(ids)
+        return Answer(
+            text=text if row.refused else cut_at_stop(text, options.stop_strings),
+            ids=ids,
+            refused=row.refused,
+            stopped_at=row.stopped_at,
+            checks=tuple(row.checks),
+            finish_reason=row.finish or FinishReason.LENGTH,
+            n_tokens=len(ids),
+            released_after_transition=row.released_after_transition,
+            seconds_to_first=times[0],
+            seconds=times[-1],
+        )
+
+    def _sequences(self, encoded: Sequence[Encoded], answers: Sequence[Answer], options: GenerationOptions) -> Tensor:
+        """Lay rows out as transformers does: prompt padded left, answer (with its end token) padded right."""
+        lefts, rights = [], []
+        for one, answer in zip(encoded, answers, strict=True):
+            dropped = answer.refused and answer.stopped_at == 0
+            lefts.append(list(one.ids[: one.text] if dropped else one.ids))
+            ended = [min(options.eos)] if answer.finish_reason is FinishReason.EOS and options.eos else []
+            rights.append([*answer.ids, *ended])
+        left, right = max(map(len, lefts)), max(map(len, rights))
+        pad = options.pad
+        rows = [[pad] * (left - len(a)) + a + b + [pad] * (right - len(b)) for a, b in zip(lefts, rights, strict=True)]
+        return torch.tensor(rows, device=self.base.device)
+
+    def _to_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _to_text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _require_signal(self) -> None:
+        if not self.trained_signal:
+            raise SignalError(
+                "the signal of this model was never trained, so nothing can be guarded. Expected a trained adapter.",
+                hint="load one with `from_pretrained`, train one with `safesignal align`, or pass `signal=False`",
+            )
+
+    def _accept(self, trained: BaseIdentity, folder: str, allow_drift: bool) -> None:
+        differences, drift = compare(trained, self.identity())
+        if differences:
+            raise AdapterError(
+                f"the adapter `{folder}` was trained for `{trained.name}`; this base has {'; '.join(differences)}.",
+                hint=f"use `--model {trained.name}`, or train an adapter for this base with `safesignal align`",
+            )
+        if drift and not allow_drift:
+            raise AdapterError(
+                f"the adapter `{folder}` meets a base whose {drift}: fine-tuned, merged or re-quantised.",
+                hint="retrain it, or accept the drift with `--allow_base_drift`; every output will say so",
+            )
+        self.base_drift = drift
+
+    def _load_weights(self, weights: dict[str, Tensor], folder: str) -> None:
+        adapter = self.forward_signal.adapter
+        missing, unexpected = adapter.load_state_dict(weights, strict=False)
+        if missing or unexpected:
+            raise AdapterError(
+                f"the adapter `{folder}` lacks {len(missing)} weights and has {len(unexpected)} unknown ones "
+                f"(first: {(missing + unexpected)[0]})."
+            )
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+            raise SignalError(f"the adapter `{folder}` has non-finite weights, so its signal is not available.")
+        adapter.to(self.base.dtype).requires_grad_(False)
+        self.trained_signal = True
+
+
+def _adapter_folder(adapter: str | Path | None, base: str | PreTrainedModel | None) -> Path:
+    if adapter is not None:
+        return Path(adapter)
+    name = base if isinstance(base, str) else "" if base is not None else "smollm2"
+    folder = shipped_adapter(name)
+    if folder is None:
+        raise AdapterError(
+            f"no adapter is shipped for `{name or 'this model'}`. Expected a folder.",
+            hint="train one with `safesignal align`, then pass `--adapter DIR`",
+        )
+    return folder
+
+
+def _as_batch(conversations: Conversation | Sequence[Conversation]) -> list[Conversation]:
+    if isinstance(conversations, str):
+        return [conversations]
+    first = conversations[0] if conversations else None
+    if isinstance(first, dict):
+        return [conversations]  # type: ignore[list-item]
+    return list(conversations)  # type: ignore[arg-type]
+
+
+def _decode_roles(input_ids: Tensor, attention_mask: Tensor | None, roles: Tensor | None) -> list[Encoded]:
+    if roles is None:
+        raise UsageError(
+            "`generate` got ids without roles, so it cannot tell the query from the template. Expected `roles` (B, T).",
+            hint="`inputs = model.encode(messages, prefill=...)`, then `model.generate(**inputs)`",
+        )
+    if roles.shape != input_ids.shape or (attention_mask is not None and attention_mask.shape != input_ids.shape):
+        raise UsageError(f"`roles` is {tuple(roles.shape)} for ids of {tuple(input_ids.shape)}. Expected the same shape.")
+    rows = []
+    for ids, own in zip(input_ids.tolist(), roles.tolist(), strict=True):
+        kept = [(token, Role(role)) for token, role in zip(ids, own, strict=True) if role != Role.PADDING]
+        rows.append(Encoded(tuple(token for token, _ in kept), tuple(role for _, role in kept)))
+    return rows

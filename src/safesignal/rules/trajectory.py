@@ -150,7 +150,8 @@ class Trajectory:
         if self.policy.dependence == "low":
             return GO_ON
         transition = self.transition or 0
-        return Action(refuse=True, keep=0 if transition < self.prefill else transition)
+        within = transition < self.prefill or self.checked <= self.prefill
+        return Action(refuse=True, keep=0 if within else transition)
 
 
 def replay(

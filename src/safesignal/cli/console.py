@@ -1,0 +1,73 @@
+"""The two consoles, and how an error looks: results go to stdout, everything said about them to stderr."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+__all__ = ["err", "note", "out", "print_error", "progress", "quiet_libraries", "report_crash", "waiting"]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_error(message: str, hint: str = "") -> None:
+    """Print what happened and what to do next, on stderr; the words themselves are never wrapped or styled."""
+    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    if hint:
+        err.print(Text.assemble(("hint:  ", "bold cyan"), hint), soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """Say something about the result, on stderr."""
+    err.print(Text(message, style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def waiting(message: str) -> Iterator[None]:
+    """Show that something takes a moment; nothing is printed where nobody looks."""
+    with err.status(Text(message, style="dim")):
+        yield
+
+
+def progress() -> Progress:
+    """Return a progress bar with the time left, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=err)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' bars and warnings out of the way; called where a command is about to import it."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for library in ("torch", "transformers", "huggingface_hub", "accelerate"):
+        warnings.filterwarnings("ignore", module=library)
+
+
+def report_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say in one line what nobody expected, and keep the traceback in a file (a `sys.excepthook`)."""
+    lines = str(error).strip().splitlines()
+    said = f"{kind.__name__}: {lines[0]}" if lines else kind.__name__
+    if _out_of_memory(error):
+        print_error(f"out of memory: {said}", "a smaller `--batch_size`, `--max_new_tokens` or model needs less")
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="safesignal-", suffix=".log", delete=False, encoding="utf-8") as file:
+        traceback.print_exception(kind, error, trace, file=file)
+    print_error(f"{said}. Expected no such end; nothing more was generated.", f"the traceback is in {file.name}")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    kinds = (MemoryError, torch.OutOfMemoryError) if torch is not None else (MemoryError,)
+    return isinstance(error, kinds) or "not enough memory" in str(error) or "can't allocate memory" in str(error)

@@ -1,0 +1,148 @@
+"""JSONL in, JSONL out: read all rows or none, work through them in batches, append as they come, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safesignal.cli.console import note, progress
+from safesignal.data.jsonl import Writer, read_jsonl
+from safesignal.data.records import Record, read_records, record_from_row
+from safesignal.errors import DataError, SafeSignalError, UsageError
+from safesignal.types import Check
+
+if TYPE_CHECKING:
+    from safesignal.modeling.chat import Encoded
+    from safesignal.modeling.model import SafeSignalModel
+
+__all__ = ["InputRow", "check_row", "encode_rows", "one_row", "read_rows", "work_through"]
+
+_MAX_PROBLEMS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class InputRow:
+    """One row of an input file.
+
+    Attributes:
+        number: Its place in the file, which keys the noise of sampling, so that batches do not matter.
+        raw: The object as it stands in the file; output rows add to it.
+        record: The same, checked.
+    """
+
+    number: int
+    raw: dict[str, Any]
+    record: Record
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"row {self.record.id}" if "id" in self.raw else "the prompt"
+
+
+def read_rows(path: str | Path) -> list[InputRow]:
+    """Read a file of prompts.
+
+    Raises:
+        DataError: If any row is not what it should be; all problems at once.
+    """
+    records = read_records(path, require=())
+    raws = (row for _, row in read_jsonl(path))
+    return [InputRow(i, {"id": r.id} | row, r) for i, (r, row) in enumerate(zip(records, raws, strict=True))]
+
+
+def one_row(name: str, prompt: str) -> InputRow:
+    """Take a prompt from the command line as a row.
+
+    Raises:
+        UsageError: If it is empty.
+    """
+    try:
+        return InputRow(0, {"prompt": prompt}, record_from_row({"prompt": prompt}))
+    except DataError as error:
+        raise UsageError(f"{name} cannot be used: {error}.", hint=f'try `{name} "How do plants grow?"`') from error
+
+
+def check_row(check: Check) -> dict[str, Any]:
+    """Return a check as the JSONL contract has it."""
+    signal = round(check.signal, 6)
+    return {"step": check.step, "signal": signal, "verdict": str(check.verdict), "kind": str(check.kind)}
+
+
+def encode_rows(
+    model: SafeSignalModel,
+    rows: Sequence[InputRow],
+    text_of: Callable[[InputRow], tuple[list[dict[str, str]], str]],
+    room: int,
+) -> list[Encoded]:
+    """Render every row before anything is generated, so that one that cannot be read costs nothing.
+
+    Args:
+        model: Gives template, tokenizer and context length.
+        rows: What to render.
+        text_of: Returns a row's messages and the start of its answer.
+        room: Tokens that must stay free after it.
+
+    Raises:
+        DataError: If rows do not fit the template or the context; all of them at once.
+    """
+    limit = model.forward_signal.stack.max_length
+    encoded: list[Encoded] = []
+    problems: list[str] = []
+    for row in rows:
+        try:
+            one = model.encode_one(*text_of(row))
+        except SafeSignalError as error:
+            problems.append(f"{row.name}: {error}")
+            continue
+        encoded.append(one)
+        if len(one.ids) + room > limit:
+            asked = f" and {room} new ones" if room else ""
+            problems.append(f"{row.name} has {len(one.ids)} tokens{asked}; expected at most {limit} in all")
+    if len(rows) == 1 and problems:
+        raise DataError(problems[0], hint=_shorter(room))
+    if problems:
+        shown = problems[:_MAX_PROBLEMS]
+        if len(problems) > _MAX_PROBLEMS:
+            shown.append(f"and {len(problems) - _MAX_PROBLEMS} more")
+        raise DataError(
+            f"{len(problems)} of {len(rows)} rows cannot be used\n  " + "\n  ".join(shown),
+            hint=_shorter(room),
+        )
+    return encoded
+
+
+def _shorter(room: int) -> str:
+    return "shorten the prompt or lower `--max_new_tokens`" if room else "shorten the prompt or the response"
+
+
+def work_through(
+    rows: Sequence[InputRow],
+    out: Writer,
+    prepare: Callable[[Sequence[InputRow]], list[Encoded]],
+    answer: Callable[[Sequence[InputRow], Sequence[Encoded]], Iterable[dict[str, Any]]],
+    batch_size: int,
+) -> None:
+    """Answer what `out` does not hold yet, in batches of similar length, longest first.
+
+    Args:
+        rows: All rows of the input.
+        out: Where answers go, each batch as soon as it is there.
+        prepare: Renders all rows that are left; raises before anything is answered.
+        answer: Returns what a batch adds to its rows, in order.
+        batch_size: Rows per batch.
+    """
+    left = [row for row in rows if row.record.id not in out.done]
+    if len(left) < len(rows):
+        note(f"{len(rows) - len(left)} of {len(rows)} rows are in {out.path} already; going on with the rest")
+    by_length = sorted(zip(left, prepare(left), strict=True), key=lambda pair: (-len(pair[1].ids), pair[0].number))
+    with progress() as bar:
+        task = bar.add_task(str(out.path), total=len(rows), completed=len(rows) - len(left))
+        for start in range(0, len(left), batch_size):
+            batch = sorted(by_length[start : start + batch_size], key=lambda pair: pair[0].number)
+            chosen, encoded = [row for row, _ in batch], [one for _, one in batch]
+            for row, added in zip(chosen, answer(chosen, encoded), strict=True):
+                out.write(row.raw | added)
+            bar.advance(task, len(batch))

@@ -88,7 +88,9 @@ class SignalConfig:
         bounds = [("rank", self.rank >= 1, "at least 1"), ("alpha", self.alpha > 0, "above 0")]
         bounds += [("recipe", self.recipe == "gated", "`gated`")]
         bounds += [("position", self.position in ("tracking", "first"), "`tracking` or `first`")]
-        problems = [f"signal.{name} = {getattr(self, name)}    must be {what}" for name, holds, what in bounds if not holds]
+        problems = [
+            f"signal.{name} = {getattr(self, name)}    must be {what}" for name, holds, what in bounds if not holds
+        ]
         if problems:
             raise UsageError("the signal's settings are out of range\n  " + "\n  ".join(problems))
 

@@ -17,13 +17,22 @@ from typing import Any, Literal
 
 from safesignal.data.jsonl import Writer
 from safesignal.data.mixture import filter_licence, normalise, split_by_prompt
-from safesignal.data.records import Record
+from safesignal.data.records import Record, read_records
 from safesignal.data.sources import load_training
 from safesignal.errors import UsageError
 from safesignal.judges.refusal import judge_refusal
 from safesignal.modeling.model import SafeSignalModel
 
-__all__ = ["SPLIT_SEED", "VAL_FRACTION", "RolloutJob", "RolloutTask", "plan_tasks", "read_plan", "run_rollouts"]
+__all__ = [
+    "SPLIT_SEED",
+    "VAL_FRACTION",
+    "RolloutJob",
+    "RolloutTask",
+    "plan_input",
+    "plan_tasks",
+    "read_plan",
+    "run_rollouts",
+]
 
 VAL_FRACTION = 0.1
 """Share of prompts, by hash, that training never sees."""
@@ -83,7 +92,7 @@ def read_plan(path: str | Path) -> list[RolloutJob]:
     problems, jobs = [], []
     for index, table in enumerate(content.get("rollouts", []), 1):
         problems += [f"rollouts[{index}].{name}    is unknown" for name in sorted(set(table) - known)]
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
         try:
             jobs.append(RolloutJob(**{name: value for name, value in values.items() if name in known}))
         except TypeError as error:
@@ -100,8 +109,22 @@ def plan_tasks(jobs: Sequence[RolloutJob], data_dir: str | Path | None, licences
     for job in jobs:
         for record in _choose(job, data_dir, licences):
             prefill = job.prefills[_key(job.seed, record.id) % len(job.prefills)]
-            tasks.append(RolloutTask(f"{job.name}/{record.id}", record, job, prefill, len(tasks)))
+            task_id = f"{job.name}/{record.id}"
+            # The noise is keyed by the id, so that a plan that grows leaves the answers it has as they are.
+            tasks.append(RolloutTask(task_id, record, job, prefill, _key(job.seed, task_id) % 2**31))
     return tasks
+
+
+def plan_input(path: str | Path, *, max_new_tokens: int, temperature: float, seed: int) -> list[RolloutTask]:
+    """Make one task of every row of a user's own file; rows give `prompt_label` and may give a `prefill`.
+
+    Raises:
+        DataError: If a row is not what it should be; all problems at once.
+    """
+    records = read_records(path)
+    # The job only says how to answer; each row brings its own label and prefill.
+    job = RolloutJob("input", (), "benign", len(records), (), "any", max_new_tokens, temperature, seed)
+    return [RolloutTask(record.id, record, job, record.prefill, number) for number, record in enumerate(records)]
 
 
 def run_rollouts(
@@ -144,8 +167,8 @@ def _batches(model: SafeSignalModel, tasks: Sequence[RolloutTask], size: int) ->
     for task in tasks:
         by_job.setdefault(task.job.name, []).append(task)
     for own in by_job.values():
-        own = sorted(own, key=lambda task: len(task.record.prompt))
-        yield from (own[i : i + size] for i in range(0, len(own), size))
+        near = sorted(own, key=lambda task: len(task.record.prompt))
+        yield from (near[i : i + size] for i in range(0, len(near), size))
 
 
 def _answer(model: SafeSignalModel, batch: Sequence[RolloutTask]) -> Iterator[dict[str, Any]]:
@@ -155,10 +178,7 @@ def _answer(model: SafeSignalModel, batch: Sequence[RolloutTask]) -> Iterator[di
     numbers = [task.number for task in batch]
     answers = model.answer(encoded, signal=False, options=options, numbers=numbers)
     for task, answer in zip(batch, answers, strict=True):
-        if answer.n_tokens < _FEWEST_TOKENS:
-            label = "none"
-        else:
-            label = _label(task, task.prefill + answer.text)
+        label = "none" if answer.n_tokens < _FEWEST_TOKENS else _label(task, task.prefill + answer.text)
         row = task.record.to_row() | {
             "id": task.id,
             "response": answer.text or None,

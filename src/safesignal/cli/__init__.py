@@ -1,7 +1,7 @@
 """The command line: one file per verb. Errors become one line and an exit code; nobody sees a traceback.
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Torch and transformers are imported inside the verbs only,
-so that help and wrong use answer at once.
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 finished but some rows errored, 130 interrupted. Torch and transformers
+are imported inside the verbs only, so that help and wrong use answer at once.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typer.core import TyperGroup
 from safesignal import __version__
 from safesignal.cli.align import align
 from safesignal.cli.arguments import expand, option
+from safesignal.cli.bench import bench
 from safesignal.cli.chat import chat
 from safesignal.cli.console import print_error, report_crash
 from safesignal.cli.demo import demo
+from safesignal.cli.evaluate import evaluate
 from safesignal.cli.generate import generate
 from safesignal.cli.rollouts import rollouts
 from safesignal.cli.score import score
@@ -72,7 +74,7 @@ def _root(
     """An explicit safety signal inside a language model, read again while it writes."""
 
 
-for _verb in (demo, generate, chat, score, rollouts, align):
+for _verb in (demo, generate, chat, score, rollouts, align, evaluate, bench):
     app.command(_verb.__name__)(expand(_verb))
 
 

@@ -11,7 +11,7 @@ import typer
 
 from safesignal.errors import SafeSignalError, UsageError
 
-__all__ = ["expand", "flag", "option", "together"]
+__all__ = ["expand", "flag", "option", "require_at_least_one", "together"]
 
 
 def option(name: str, help_line: str, panel: str | None = None, **more: Any) -> Any:
@@ -22,6 +22,12 @@ def option(name: str, help_line: str, panel: str | None = None, **more: Any) -> 
 def flag(name: str, help_line: str, panel: str | None = None) -> Any:
     """Return an option that takes no value, and whose help shows none."""
     return option(name, help_line, panel, metavar=" ")
+
+
+def require_at_least_one(batch_size: int) -> None:
+    """Raise if a batch would hold nothing."""
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}. Expected at least 1.")
 
 
 class _SeveralError(UsageError):

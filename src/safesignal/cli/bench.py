@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rich import box
 from rich.table import Table
 
+from safesignal.cli.arguments import option, together
 from safesignal.cli.console import note, out, waiting
-from safesignal.cli.options import ModelOptions, option, together
+from safesignal.cli.options import ModelOptions
 from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def _write(path: str, rows: list[BenchRow]) -> None:
     from safesignal.runtime import environment
 
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump({"environment": environment(), "rows": [asdict(row) for row in rows]}, file, indent=2)
+        content = {"environment": environment(), "rows": [asdict(row) for row in rows]}
+        Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"`{path}` cannot be written: {error.strerror}.") from error

@@ -2,52 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich import box
+from rich.progress import TaskID
 from rich.table import Table
 
+from safesignal.cli.arguments import flag, option, together
 from safesignal.cli.console import note, out, progress
-from safesignal.cli.options import ModelOptions, option, require_at_least_one, together
+from safesignal.cli.options import ModelOptions, require_at_least_one
 from safesignal.errors import UsageError
 
 __all__ = ["evaluate"]
 
-_IO = "Input and output"
+_IO, _SIZE = "Input and output", "Size"
 _ERRORED = 3
+
+
+@dataclass(frozen=True)
+class SizeOptions:
+    """How much to measure."""
+
+    limit: Annotated[int, option("limit", "Rows of each generated part.", _SIZE)] = 200
+    scored_limit: Annotated[int, option("scored_limit", "Rows of each scored part.", _SIZE)] = 400
+    max_new_tokens: Annotated[int, option("max_new_tokens", "Length of an answer.", _SIZE)] = 256
+    batch_size: Annotated[int, option("batch_size", "Rows written side by side.", _SIZE)] = 16
+    preset: Annotated[str, option("preset", "Operating point: strict, balanced, permissive.", _SIZE)] = "balanced"
+
+    def check(self) -> None:
+        """Raise what would leave nothing to do."""
+        together(partial(require_at_least_one, self.batch_size), partial(require_at_least_one, self.limit))
 
 
 def evaluate(
     model: ModelOptions,
+    size: SizeOptions,
     output_dir: Annotated[str, option("output_dir", "Folder of the results; a run found there goes on.", _IO)],
     suite: Annotated[str, option("suite", "Which measurements: acceptance.", _IO)] = "acceptance",
     data_dir: Annotated[str | None, option("data_dir", "Folder of the public sets.", _IO, show_default="hub")] = None,
     train_prompts: Annotated[
         str | None, option("train_prompts", "The adapter's training/prompts.jsonl, to fit the text rival on.", _IO)
     ] = None,
-    limit: Annotated[int, option("limit", "Rows of each generated part.", "Size")] = 200,
-    scored_limit: Annotated[int, option("scored_limit", "Rows of each scored part.", "Size")] = 400,
-    max_new_tokens: Annotated[int, option("max_new_tokens", "Length of an answer.", "Size")] = 256,
-    batch_size: Annotated[int, option("batch_size", "Rows written side by side.", "Size")] = 16,
-    preset: Annotated[str, option("preset", "Operating point: strict, balanced, permissive.", "Signal")] = "balanced",
-    allow_errors: Annotated[bool, option("allow_errors", "Print rates although attempts errored.", "Size")] = False,
+    allow_errors: Annotated[bool, flag("allow_errors", "Print rates although attempts errored.", _IO)] = False,
 ) -> int:
     """Measure the guarded model; rates carry 95 % Wilson intervals."""
     if suite != "acceptance":
         raise UsageError(f"suite is `{suite}`. Expected acceptance.")
-    together(model.check, partial(require_at_least_one, batch_size), partial(require_at_least_one, limit))
+    together(model.check, size.check)
     from safesignal.evals.acceptance import AcceptanceConfig, run_acceptance
 
-    config = AcceptanceConfig(data_dir, limit, scored_limit, max_new_tokens, batch_size, preset)
+    config = AcceptanceConfig(data_dir=data_dir, **asdict(size))
     loaded = model.load()
     with progress() as bar:
-        lines: dict[str, Any] = {}
+        lines: dict[str, TaskID] = {}
 
         def show(part: str, done: int, total: int) -> None:
-            line = lines.setdefault(part, bar.add_task(part, total=total) if part not in lines else None)
-            bar.update(line, completed=done)
+            if part not in lines:
+                lines[part] = bar.add_task(part, total=total)
+            bar.update(lines[part], completed=done)
 
         results = run_acceptance(loaded, config, output_dir, train_prompts=train_prompts, progress=show)
     errored = sum(part["errored"] for part in results["summary"].values())

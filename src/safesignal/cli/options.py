@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from safesignal.cli.arguments import flag, option, together
+from safesignal.cli.arguments import flag, option, require_at_least_one, together
 from safesignal.cli.console import quiet_libraries, waiting
 from safesignal.config import SignalConfig
 from safesignal.errors import UsageError
@@ -28,7 +28,6 @@ __all__ = [
     "PolicyOptions",
     "SamplingOptions",
     "SignalOptions",
-    "require_at_least_one",
 ]
 
 _MODEL, _SIGNAL, _SAMPLING, _FILES = "Model", "Signal", "Answer", "Input and output"
@@ -290,9 +289,3 @@ class FileOptions:
                 f"`--{given}` stands without `--{lacking}`. Expected both or neither.",
                 hint="`--input prompts.jsonl --output out.jsonl`",
             )
-
-
-def require_at_least_one(batch_size: int) -> None:
-    """Raise if a batch would hold nothing."""
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}. Expected at least 1.")

@@ -295,6 +295,6 @@ def trace_view(trace: Trace) -> RenderableType:
     legend = Text.assemble("signal 0 ", *(("━", signal_colour(i / 11)) for i in range(12)), " 1")
     answer = Panel(answer_text(trace), title="answer", title_align="left", border_style=colour)
     answer.subtitle, answer.subtitle_align = legend, "right"
-    given = {"refused": trace.answer.refused, "prefill": len(trace.prefill)}
-    checks = checks_table(trace.answer.checks, trace.policy, **given)
+    refused, prefill = trace.answer.refused, len(trace.prefill)
+    checks = checks_table(trace.answer.checks, trace.policy, refused=refused, prefill=prefill)
     return Group(prompt, answer, checks, summary(trace))

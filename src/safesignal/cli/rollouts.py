@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from safesignal.cli.arguments import option, together
+from safesignal.cli.arguments import option, require_at_least_one, together
 from safesignal.cli.console import note, progress
-from safesignal.cli.options import BaseOptions, require_at_least_one
+from safesignal.cli.options import BaseOptions
 from safesignal.data.jsonl import Writer
 from safesignal.errors import UsageError
 

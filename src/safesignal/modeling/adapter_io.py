@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safesignal.config import FORMAT_VERSION, BaseIdentity, SignalConfig
@@ -39,7 +39,7 @@ def identify(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: st
         model_type=str(config.model_type),
         hidden_size=int(config.hidden_size),
         num_layers=int(config.num_hidden_layers),
-        vocab_size=int(base.get_input_embeddings().weight.shape[0]),
+        vocab_size=_rows(base.get_input_embeddings()),
         tokenizer=_tokenizer_hash(tokenizer),
         template=template_hash(str(tokenizer.chat_template or "")),
         weights={dtype: _weights_hash(base, dtype) for dtype in _reachable(base.dtype)},
@@ -130,6 +130,12 @@ def shipped_adapter(model: str) -> Path | None:
         return None
     folder = Path(str(files("safesignal"))) / "adapters" / alias
     return folder if (folder / CONFIG_FILE).exists() else None
+
+
+def _rows(embedding: nn.Module) -> int:
+    weight = embedding.weight
+    assert isinstance(weight, Tensor)
+    return int(weight.shape[0])
 
 
 def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

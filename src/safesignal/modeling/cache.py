@@ -28,24 +28,35 @@ class _BufferLayer(DynamicLayer):
     """One layer's keys and values in a buffer that grows by half, where transformers' own copies all at every token."""
 
     def __init__(self, gate: SignalGate) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.gate = gate
         self.length = 0
+
+    @property
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Keys and values with room to spare, each (B, G, capacity, D)."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Return all columns this forward may see; keep the text columns and forget the safety columns."""
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        new = key_states.shape[-2]
+            self.replace(_room(key_states, 0), _room(value_states, 0), 0)
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.is_initialized = True
+        keys, values = self.buffers
         if torch.is_grad_enabled():
             # Training: the text is constant and the safety rows carry the gradient, so nothing is written in place.
-            return torch.cat([self._text(self.keys), key_states], 2), torch.cat([self._text(self.values), value_states], 2)
-        end = self.length + new
-        self._reserve(end, key_states, value_states)
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length += new - self.gate.rows
-        return self.keys[:, :, :end], self.values[:, :, :end]
+            seen_keys = torch.cat([keys[:, :, : self.length], key_states], dim=2)
+            return seen_keys, torch.cat([values[:, :, : self.length], value_states], dim=2)
+        begin, end = self.length, self.length + key_states.shape[2]
+        if end > keys.shape[2]:
+            keys, values = self._grown(end, keys), self._grown(end, values)
+        keys[:, :, begin:end] = key_states
+        values[:, :, begin:end] = value_states
+        self.replace(keys, values, end - self.gate.rows)
+        return keys[:, :, :end], values[:, :, :end]
 
     def get_seq_length(self) -> int:
         """Return the number of text columns held."""
@@ -55,19 +66,15 @@ class _BufferLayer(DynamicLayer):
         """Put other buffers in place, of which the first `length` columns are text."""
         self.keys, self.values, self.length = keys_BGSD, values_BGSD, length
 
-    def _text(self, buffer: Tensor) -> Tensor:
-        return buffer[:, :, : self.length] if self.length else buffer
+    def _grown(self, needed: int, old_BGSD: Tensor) -> Tensor:
+        new_BGSD = _room(old_BGSD, max(needed, _FIRST_CAPACITY, int(old_BGSD.shape[2] * _GROWTH)))
+        new_BGSD[:, :, : self.length] = old_BGSD[:, :, : self.length]
+        return new_BGSD
 
-    def _reserve(self, needed: int, keys: Tensor, values: Tensor) -> None:
-        held = self.keys.shape[2] if self.keys.dim() == 4 else 0
-        if needed <= held:
-            return
-        capacity = max(needed, _FIRST_CAPACITY, int(held * _GROWTH))
-        for name, new in (("keys", keys), ("values", values)):
-            buffer = new.new_empty(new.shape[0], new.shape[1], capacity, new.shape[3])
-            if self.length:
-                buffer[:, :, : self.length] = getattr(self, name)[:, :, : self.length]
-            setattr(self, name, buffer)
+
+def _room(like_BGSD: Tensor, columns: int) -> Tensor:
+    batch, groups, _, size = like_BGSD.shape
+    return like_BGSD.new_empty(batch, groups, columns, size)
 
 
 class TextCache(Cache):
@@ -84,8 +91,9 @@ class TextCache(Cache):
     def select(self, rows: Sequence[int]) -> None:
         """Keep only these rows of the batch, in this order."""
         for layer in self._filled():
-            index = torch.tensor(rows, device=layer.keys.device)
-            layer.replace(layer.keys.index_select(0, index), layer.values.index_select(0, index), layer.length)
+            index = torch.tensor(rows, device=layer.buffers[0].device)
+            keys, values = (buffer.index_select(0, index) for buffer in layer.buffers)
+            layer.replace(keys, values, layer.length)
 
     def realign(self, kept: Sequence[Sequence[tuple[int, int]]]) -> None:
         """Cut each row to the columns that stay and move those to the right edge.
@@ -95,20 +103,20 @@ class TextCache(Cache):
         """
         width = max(sum(end - start for start, end in ranges) for ranges in kept)
         for layer in self._filled():
-            keys, values = (self._moved(old, kept, width) for old in (layer.keys, layer.values))
+            keys, values = (_moved(old, kept, width) for old in layer.buffers)
             layer.replace(keys, values, width)
-
-    @staticmethod
-    def _moved(old: Tensor, kept: Sequence[Sequence[tuple[int, int]]], width: int) -> Tensor:
-        batch, groups, _, size = old.shape
-        # Padding columns are masked, but 0 times a stale NaN would still be NaN: they are cleared.
-        new = old.new_zeros(batch, groups, max(width, _FIRST_CAPACITY), size)
-        for row, ranges in enumerate(kept):
-            column = width - sum(end - start for start, end in ranges)
-            for start, end in ranges:
-                new[row, :, column : column + end - start] = old[row, :, start:end]
-                column += end - start
-        return new
 
     def _filled(self) -> list[_BufferLayer]:
         return [layer for layer in self.layers if isinstance(layer, _BufferLayer) and layer.is_initialized]
+
+
+def _moved(old: Tensor, kept: Sequence[Sequence[tuple[int, int]]], width: int) -> Tensor:
+    batch, groups, _, size = old.shape
+    # Padding columns are masked, but 0 times a stale NaN would still be NaN: they are cleared.
+    new = old.new_zeros(batch, groups, max(width, _FIRST_CAPACITY), size)
+    for row, ranges in enumerate(kept):
+        column = width - sum(end - start for start, end in ranges)
+        for start, end in ranges:
+            new[row, :, column : column + end - start] = old[row, :, start:end]
+            column += end - start
+    return new

@@ -16,7 +16,7 @@ from itertools import pairwise
 from transformers import PreTrainedTokenizerBase
 
 from safesignal.errors import TemplateError, UsageError
-from safesignal.types import Role
+from safesignal.types import Role, Span
 
 __all__ = ["TEMPLATES", "Encoded", "Message", "encode_chat", "template_hash"]
 
@@ -68,6 +68,12 @@ class Encoded:
         """Return the (start, end) positions of each assistant turn that the caller supplied before this answer."""
         return self._ranges(Role.ASSISTANT)
 
+    def ranges(self, span: Span) -> list[tuple[int, int]]:
+        """Resolve a span of the current or an earlier answer to (start, end) positions."""
+        origin = self.text if span.turn is None else self.earlier_answers()[span.turn][0]
+        answer = [(origin + span.start, origin + span.end)]
+        return self.query_ranges() + answer if span.query else answer
+
     def _ranges(self, role: Role) -> list[tuple[int, int]]:
         inside = [False, *(own is role for own in self.roles), False]
         edges = [i for i, (before, after) in enumerate(pairwise(inside)) if before != after]
@@ -109,7 +115,9 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     encoding = tokenizer(rendered + prefill, add_special_tokens=False, return_offsets_mapping=True)
     roles = _roles_of(encoding["offset_mapping"], regions)
     if Role.USER not in roles:
-        raise UsageError("the prompt has no text. Expected at least one visible character.", hint='try `--prompt "Hello"`')
+        raise UsageError(
+            "the prompt has no text. Expected at least one visible character.", hint='try `--prompt "Hello"`'
+        )
     return Encoded(tuple(encoding["input_ids"]), _prefill_is_a_suffix(roles))
 
 

@@ -82,7 +82,7 @@ def decode(forward: SignalForward, rows: Sequence[Row], settings: DecodeSettings
     begun, live = time.perf_counter(), list(rows)
     state = forward.new_state(len(live))
     # 1. Read the prompts, together with every check of what is there already.
-    scores = _open(forward, state, live, settings)
+    scores: Tensor | None = _open(forward, state, live, settings)
     while live:
         # 2. Every row with nothing left to read takes its next token, which may end it.
         _write(live, scores, settings)
@@ -203,7 +203,7 @@ def _settle(row: Row, settings: DecodeSettings) -> None:
 
 
 def _refuse(row: Row, keep: int, settings: DecodeSettings) -> None:
-    """Put a refusal at the transition point: a prefix for the model to explain, or the fixed one, which ends the row."""
+    """Put a refusal at the transition point: a prefix the model explains, or the fixed one, which ends the row."""
     policy = row.policy
     gap = "\n\n" if max(row.origin + keep, row.shown) > row.start and row.refusal_at is None else ""
     prefix = settings.to_ids(gap + policy.refusal_prefix)

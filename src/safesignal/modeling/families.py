@@ -114,7 +114,9 @@ def _gateable(decoder: nn.Module, layers: nn.ModuleList) -> dict[str, nn.Module]
     return {
         name: module
         for name, module in decoder.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and id(module) in inside and name.split(".")[-1] not in _KEY_VALUE_ONLY
+        if isinstance(module, nn.Linear | Conv1D)
+        and id(module) in inside
+        and name.split(".")[-1] not in _KEY_VALUE_ONLY
     }
 
 
@@ -138,7 +140,7 @@ def _max_length(config: Any) -> tuple[int, str]:
             original = rope.get("original_max_position_embeddings") or getattr(
                 config, "original_max_position_embeddings", None
             )
-            # Beyond this length the rotation depends on the longest row of the batch, so a neighbour could change a text.
+            # Beyond this length the rotation depends on the batch's longest row: a neighbour could change a text.
             return int(original or limit) - 1, f"`{rope['rope_type']}` RoPE changes with the batch's longest row"
     return limit - 1, ""
 

@@ -137,7 +137,9 @@ class SignalForward(nn.Module):
         self.gate = SignalGate()
         self.base = base.eval().requires_grad_(False)
         self.adapter = Adapter(config, self._targets(), self.stack.hidden_size, self.gate).to(base.device)
-        self._configs = {id(m.config): m.config for m in self.stack.decoder.modules() if hasattr(m, "config")}
+        self._configs: dict[int, Any] = {
+            id(module.config): module.config for module in self.stack.decoder.modules() if hasattr(module, "config")
+        }
         self._hidden: Tensor | None = None
         self.stack.decoder.register_forward_hook(self._keep_hidden)
 
@@ -153,7 +155,12 @@ class SignalForward(nn.Module):
         return Sight(ranges, ranges[-1][1] if self.config.position == "tracking" else 0)
 
     def feed(
-        self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool = True
+        self,
+        state: TextState,
+        tokens: Sequence[Sequence[int]],
+        sights: Sequence[Sequence[Sight]],
+        *,
+        fused: bool = True,
     ) -> tuple[Tensor | None, list[list[float]]]:
         """Feed text and run checks; the caller then says with `state.advance` what stays.
 
@@ -196,7 +203,9 @@ class SignalForward(nn.Module):
         chosen = {n: m for n, m in self.stack.linears.items() if n.split(".")[-1] in self.config.targets}
         if not chosen:
             known = sorted({name.split(".")[-1] for name in self.stack.linears})
-            raise UsageError(f"signal.targets = {self.config.targets} match no layer. Expected some of {', '.join(known)}.")
+            raise UsageError(
+                f"signal.targets = {self.config.targets} match no layer. Expected some of {', '.join(known)}."
+            )
         return chosen
 
     def _plain_pass(self, state: TextState, tokens: Sequence[Sequence[int]]) -> Tensor:

@@ -148,12 +148,15 @@ class SafeSignalModel(nn.Module):
         """Print how many parameters are trained, as peft does."""
         trained = sum(p.numel() for p in self.forward_signal.adapter.parameters())
         total = trained + sum(p.numel() for p in self.base.parameters())
-        print(f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}")
+        print(  # noqa: T201 - what peft's method of this name does
+            f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}"
+        )
 
     @property
     def base(self) -> PreTrainedModel:
         """The transformers model."""
-        return self.forward_signal.base
+        base: PreTrainedModel = self.forward_signal.base
+        return base
 
     @property
     def config(self) -> SignalConfig:
@@ -188,7 +191,9 @@ class SafeSignalModel(nn.Module):
         messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
         return encode_chat(self.tokenizer, messages, prefill)
 
-    def encode(self, conversations: Conversation | Sequence[Conversation], prefill: str | Sequence[str] = "") -> BatchEncoding:
+    def encode(
+        self, conversations: Conversation | Sequence[Conversation], prefill: str | Sequence[str] = ""
+    ) -> BatchEncoding:
         """Prepare conversations for :meth:`generate`.
 
         Args:
@@ -201,7 +206,9 @@ class SafeSignalModel(nn.Module):
         batch = _as_batch(conversations)
         prefills = [prefill] * len(batch) if isinstance(prefill, str) else list(prefill)
         if len(prefills) != len(batch):
-            raise UsageError(f"{len(prefills)} prefills for {len(batch)} conversations. Expected one each, or one for all.")
+            raise UsageError(
+                f"{len(prefills)} prefills for {len(batch)} conversations. Expected one each, or one for all."
+            )
         encoded = [self.encode_one(one, text) for one, text in zip(batch, prefills, strict=True)]
         width, pad = max(len(e.ids) for e in encoded), self.tokenizer.pad_token_id or 0
         rows = [(width - len(e.ids), e) for e in encoded]
@@ -278,9 +285,9 @@ class SafeSignalModel(nn.Module):
         `numbers` are the rows' numbers in a larger request, which key their sampling noise.
         """
         options = options or self.options()
-        rows = self._rows(encoded, policy, schedule, signal, numbers)
+        rows = self.rows(encoded, policy, schedule, signal, numbers)
         times: dict[int, list[float]] = {id(row): [] for row in rows}
-        for step in decode(self.forward_signal, rows, self._settings(options, checks)):
+        for step in decode(self.forward_signal, rows, self.settings(options, checks)):
             times[id(step.row)].append(step.seconds)
         return [self._answer(row, options, times[id(row)]) for row in rows]
 
@@ -300,11 +307,11 @@ class SafeSignalModel(nn.Module):
         Arguments are those of :meth:`generate`. The pieces joined are the text that `generate` returns.
         """
         resolved = self.options(**options)
-        (row,) = self._rows([self.encode_one(conversation, prefill)], policy, schedule, signal, None)
+        (row,) = self.rows([self.encode_one(conversation, prefill)], policy, schedule, signal, None)
         pieces = TextStream(self._to_text, resolved.stop_strings)
         times: list[float] = []
         seen = 0
-        for step in decode(self.forward_signal, [row], self._settings(resolved, checks)):
+        for step in decode(self.forward_signal, [row], self.settings(resolved, checks)):
             times.append(step.seconds)
             final = row.finish is not None
             text = pieces.push(step.ids, final=final)
@@ -333,20 +340,21 @@ class SafeSignalModel(nn.Module):
         pad = self.tokenizer.pad_token_id
         return resolve_options(self.base.generation_config, given, int(pad) if pad is not None else None)
 
-    def _settings(self, options: GenerationOptions, checks: str) -> DecodeSettings:
+    def settings(self, options: GenerationOptions, checks: str, *, eos: frozenset[int] | None = None) -> DecodeSettings:
+        """Return what the decode loop needs beside its rows; `eos` overrides the end tokens."""
         if checks not in ("fused", "separate"):
             raise UsageError(f"checks is `{checks}`. Expected `fused` or `separate`.")
         return DecodeSettings(
             max_new_tokens=options.max_new_tokens,
             sampler=options.sampler,
-            eos=options.eos,
+            eos=options.eos if eos is None else eos,
             stop_strings=options.stop_strings,
             fused=checks == "fused",
             to_ids=self._to_ids,
             to_text=self._to_text,
         )
 
-    def _rows(
+    def rows(
         self,
         encoded: Sequence[Encoded],
         policy: Policy | None,
@@ -354,6 +362,7 @@ class SafeSignalModel(nn.Module):
         signal: bool,
         numbers: Sequence[int] | None,
     ) -> list[Row]:
+        """Start one row per conversation, once policy and schedule are known to go together."""
         policy, schedule = policy or self.policy(), schedule or self.schedule()
         if signal:
             self._require_signal()
@@ -460,7 +469,9 @@ def _decode_roles(input_ids: Tensor, attention_mask: Tensor | None, roles: Tenso
             hint="`inputs = model.encode(messages, prefill=...)`, then `model.generate(**inputs)`",
         )
     if roles.shape != input_ids.shape or (attention_mask is not None and attention_mask.shape != input_ids.shape):
-        raise UsageError(f"`roles` is {tuple(roles.shape)} for ids of {tuple(input_ids.shape)}. Expected the same shape.")
+        raise UsageError(
+            f"`roles` is {tuple(roles.shape)} for ids of {tuple(input_ids.shape)}. Expected the same shape."
+        )
     rows = []
     for ids, own in zip(input_ids.tolist(), roles.tolist(), strict=True):
         kept = [(token, Role(role)) for token, role in zip(ids, own, strict=True) if role != Role.PADDING]

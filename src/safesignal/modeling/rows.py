@@ -160,10 +160,10 @@ class Row:
         return released
 
     def ranges(self, span: Span) -> list[tuple[int, int]]:
-        """Resolve a span to (start, end) positions."""
-        origin = self.origin if span.turn is None else self.encoded.earlier_answers()[span.turn][0]
-        answer = [(origin + span.start, origin + span.end)]
-        return self.encoded.query_ranges() + answer if span.query else answer
+        """Resolve a span to (start, end) positions; those of an explanation count from where it begins."""
+        if self.refusal_at is not None and span.turn is None and not span.query:
+            return [(self.origin + span.start, self.origin + span.end)]
+        return self.encoded.ranges(span)
 
     def query(self) -> Course:
         """Check the user's text: the first verdict."""
@@ -192,7 +192,9 @@ class Row:
         return [n for n in range(1, length + 1) if self.schedule.due(n) or n == length]
 
 
-def drive(courses: Mapping[Key, Course], read: Callable[[dict[Key, list[Span]]], dict[Key, list[float]]]) -> dict[Key, Action]:
+def drive(
+    courses: Mapping[Key, Course], read: Callable[[dict[Key, list[Span]]], dict[Key, list[float]]]
+) -> dict[Key, Action]:
     """Run many courses side by side, so that the signals all of them want now are read in one forward.
 
     Args:

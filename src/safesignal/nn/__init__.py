@@ -1,1 +1,1 @@
-"""Tensors only: masks, the gated LoRA, the head, attention for short query blocks, sampling. No transformers, no files."""
+"""Tensors only: masks, the gated LoRA, the head, attention for few rows, sampling. No transformers, no files."""

@@ -65,8 +65,8 @@ class GatedLoRA(nn.Module):
 
     def delta(self, x_BKI: Tensor) -> Tensor:
         """Return the low-rank update ``scale * up(down(x))``, (B, K, O) in the dtype of `x_BKI`."""
-        low_BKR = F.linear(x_BKI.to(self.down_RI.dtype), self.down_RI)
-        return F.linear(low_BKR, self.up_OR).mul_(self.scale).to(x_BKI.dtype)
+        low_BKR = F.linear(x_BKI.to(self.down_RI.dtype), self.down_RI).mul_(self.scale)
+        return F.linear(low_BKR, self.up_OR).to(x_BKI.dtype)
 
     def hook(self, layer: nn.Module, args: tuple[Tensor, ...], output_BQO: Tensor) -> Tensor | None:
         """Add the delta to the safety rows of the layer's output; a forward hook in torch's sense.
@@ -88,9 +88,9 @@ class GatedLoRA(nn.Module):
                 f"a gated layer got input of shape {tuple(x_BQI.shape)}, so its safety rows cannot be told. "
                 f"Expected (batch, {self.gate.width}, features)."
             )
-        delta_BKO = self.delta(x_BQI[:, -rows:])
+        delta_BKO = self.delta(x_BQI.narrow(1, self.gate.width - rows, rows))
         if torch.is_grad_enabled():
             text_BTO = output_BQO[:, :-rows]
             return torch.cat([text_BTO, output_BQO[:, -rows:] + delta_BKO], dim=1)
-        output_BQO[:, -rows:] += delta_BKO
+        output_BQO.narrow(1, self.gate.width - rows, rows).add_(delta_BKO)
         return None

@@ -98,7 +98,7 @@ def filter_logits(scores_V: Tensor, sampler: Sampler) -> Tensor:
 
 
 def draw(scores_V: Tensor, seed: int, row: int, step: int) -> int:
-    """Draw an index with probability softmax(scores), from one uniform number that depends on (seed, row, step) only."""
+    """Draw an index with probability softmax(scores), from one number that depends on (seed, row, step) only."""
     key = (seed * 1_000_003 + row) * 1_000_003 + step
     uniform = torch.rand((), generator=torch.Generator().manual_seed(key % (2**63)), dtype=torch.float64)
     cumulative_V = scores_V.double().softmax(dim=-1).cumsum(dim=-1)

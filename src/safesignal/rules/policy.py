@@ -63,11 +63,7 @@ class Policy:
 
 def validate_policy(policy: Policy, schedule: Schedule) -> None:
     """Raise one error that lists every setting out of range, and every pair that would release unchecked text."""
-    problems = [
-        f"{name} = {value}    must be {bound}"
-        for name, value, bound, holds in _bounds(policy)
-        if not holds
-    ]
+    problems = [f"{name} = {value}    must be {bound}" for name, value, bound, holds in _bounds(policy) if not holds]
     if policy.buffer and policy.dependence != "low":
         gap = schedule.max_gap
         if gap is None:

@@ -180,14 +180,14 @@ def replay(
             spans.append(guess.span(length))
             guess.observe(0.0, spans[-1], length)
         signals = yield spans
-        for done, (length, span, signal) in enumerate(zip(lengths, spans, signals, strict=True), 1):
+        for length, span, signal in zip(lengths, spans, signals, strict=True):
             verdict, action = trajectory.observe(signal, span, length)
             record.append((length, signal, verdict, span, action))
             if action.refuse:
                 return record
             if verdict is Verdict.MALICIOUS:
                 break
-        lengths = lengths[done:]
+        lengths = [length for length in lengths if length > trajectory.checked]
     return record
 
 

@@ -1,0 +1,126 @@
+"""Settings of an alignment run; one docstring per field, which is also its `--help` line."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from safesignal.config import PRESETS
+from safesignal.errors import UsageError
+
+__all__ = ["AlignConfig", "MixturePart", "read_align_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class MixturePart:
+    """Rows of one registered source in the training mixture."""
+
+    source: str
+    """Registered training source."""
+    n: int | None = None
+    """Rows to take, chosen by seed; all of them if left out."""
+    responses: bool = True
+    """Keep the source's own responses; off takes the prompts alone."""
+    template_source: str = ""
+    """Wrap each prompt in a jailbreak template of this origin (`pyrit/templates`); empty leaves it bare."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlignConfig:
+    """How the signal is trained (gated recipe: the base stays frozen)."""
+
+    mixture: tuple[MixturePart, ...] = ()
+    """Registered sources to train on, besides the files given with `--data`."""
+    licences: tuple[str, ...] = ("permissive", "sharealike", "noncommercial", "unstated")
+    """Licences a row may have; an adapter that ships keeps to `permissive` and `sharealike`."""
+    epochs: float = 1.0
+    """Passes over the training rows."""
+    batch_size: int = 16
+    """Rows per step and process."""
+    learning_rate: float = 1e-3
+    """Peak of a linear warm-up and a cosine decay."""
+    warmup_ratio: float = 0.05
+    """Share of the steps that warm up, in [0, 1)."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradient clipping."""
+    label_smoothing: float = 0.05
+    """Moves the targets this far from 0 and 1, in [0, 0.5)."""
+    checks_per_row: int = 6
+    """Safety rows drawn per sequence: the query, and windows of the answer."""
+    wide_share: float = 0.15
+    """Share of windows that reach further back than r2, as after a false alarm."""
+    around_share: float = 0.15
+    """Share of windows drawn around a point of the answer (rule 3)."""
+    max_prompt_tokens: int = 448
+    """Rows with longer prompts are left out and counted."""
+    max_answer_tokens: int = 160
+    """Answers are cut here."""
+    val_fraction: float = 0.1
+    """Share of prompts, by hash, kept for validation."""
+    val_rows: int = 400
+    """Most validation rows read at each evaluation."""
+    eval_every: int = 100
+    """Steps between evaluations and checkpoints."""
+    patience: int = 4
+    """Evaluations without a better validation loss before training stops."""
+    calibration_job: str = "calibration"
+    """Rollout job whose rows calibrate the thresholds and are never trained on."""
+    target_fpr: dict[str, float] = field(
+        default_factory=lambda: {"strict": 0.05, "balanced": 0.02, "permissive": 0.005}
+    )
+    """Share of the base model's own benign answers that each preset may refuse or stop."""
+    seed: int = 0
+    """Of the mixture, the order, the drawn spans and the first weights."""
+
+    def __post_init__(self) -> None:
+        bounds: list[tuple[str, bool, str]] = [
+            ("epochs", self.epochs > 0, "above 0"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("warmup_ratio", 0 <= self.warmup_ratio < 1, "in [0, 1)"),
+            ("label_smoothing", 0 <= self.label_smoothing < 0.5, "in [0, 0.5)"),
+            ("checks_per_row", self.checks_per_row >= 1, "at least 1"),
+            ("wide_share", 0 <= self.wide_share + self.around_share <= 1, "with around_share in [0, 1]"),
+            ("val_fraction", 0 < self.val_fraction < 1, "in (0, 1)"),
+            ("eval_every", self.eval_every >= 1, "at least 1"),
+            ("target_fpr", set(self.target_fpr) == set(PRESETS), f"one share for each of {', '.join(PRESETS)}"),
+        ]
+        problems = [
+            f"align.{name} = {getattr(self, name)}    must be {what}" for name, holds, what in bounds if not holds
+        ]
+        if problems:
+            raise UsageError("the alignment settings are out of range\n  " + "\n  ".join(problems))
+
+
+def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
+    """Read the `[align]` and `[signal]` tables of a recipe file.
+
+    Returns:
+        The alignment settings, and the fields of the signal's settings.
+
+    Raises:
+        UsageError: If the file cannot be read or a field is unknown; all problems at once.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the recipe `{path}` cannot be read: {error}. Expected a TOML file.") from error
+    table = dict(content.get("align", {}))
+    parts = table.pop("mixture", [])
+    problems = _unknown("align", table, AlignConfig)
+    for index, part in enumerate(parts, 1):
+        problems += _unknown(f"align.mixture[{index}]", part, MixturePart)
+        problems += [] if "source" in part else [f"align.mixture[{index}].source    is missing"]
+    if problems:
+        raise UsageError(f"problems in {path}\n  " + "\n  ".join(problems))
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
+    return AlignConfig(mixture=tuple(MixturePart(**part) for part in parts), **values), dict(content.get("signal", {}))
+
+
+def _unknown(where: str, table: dict[str, Any], kind: type) -> list[str]:
+    known = {f.name for f in fields(kind)}
+    return [f"{where}.{name}    is unknown; known: {', '.join(sorted(known))}" for name in sorted(set(table) - known)]

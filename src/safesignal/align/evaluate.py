@@ -1,0 +1,101 @@
+"""How well a signal tells validation rows apart: loss, accuracy and AUC, for queries and for windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from safesignal.align.config import AlignConfig
+from safesignal.align.examples import Example, draw_checks
+from safesignal.modeling.model import SafeSignalModel
+
+__all__ = ["Metrics", "auc", "read_scores", "validate"]
+
+_VALIDATION_EPOCH = -1
+"""Validation spans are drawn once and for all, with a key no training epoch has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Validation figures; rates in [0, 1], NaN where a class is missing.
+
+    Attributes:
+        loss: Mean cross-entropy of all checks.
+        prompt_accuracy: Query checks on the right side of 0.5.
+        prompt_auc: Area under the ROC curve of query checks.
+        window_accuracy: Windows on the right side of 0.5.
+        window_auc: Area under the ROC curve of windows.
+        n: Checks read.
+    """
+
+    loss: float
+    prompt_accuracy: float
+    prompt_auc: float
+    window_accuracy: float
+    window_auc: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Return plain values, rounded for a file."""
+        return {name: round(value, 5) for name, value in asdict(self).items()}
+
+
+def read_scores(
+    model: SafeSignalModel, batch: Sequence[Example], config: AlignConfig, epoch: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one batch: the text once without gradients, then its safety rows with them.
+
+    Returns:
+        Scores (N, 2), targets (N,) in {0, 1}, and whether each check is a query check (N,) bool; N checks in all.
+    """
+    forward = model.forward_signal
+    drawn = [draw_checks(example, model.config, config, epoch) for example in batch]
+    sights = [
+        [forward.sight(example.encoded.ranges(check.span)) for check in checks]
+        for example, checks in zip(batch, drawn, strict=True)
+    ]
+    state = forward.new_state(len(batch))
+    ids = [list(example.encoded.ids) for example in batch]
+    with torch.no_grad():
+        forward.feed(state, ids, [[] for _ in batch])
+    state.advance([len(row) for row in ids])
+    scores_BK2 = forward.read(state, sights)
+    rows = [(b, k) for b, checks in enumerate(drawn) for k in range(len(checks))]
+    index = torch.tensor(rows, device=scores_BK2.device)
+    flat = [check for checks in drawn for check in checks]
+    targets = torch.tensor([int(check.malicious) for check in flat], device=scores_BK2.device)
+    return scores_BK2[index[:, 0], index[:, 1]], targets, torch.tensor([check.span.query for check in flat])
+
+
+@torch.no_grad()
+def validate(model: SafeSignalModel, examples: Sequence[Example], config: AlignConfig) -> Metrics:
+    """Measure the signal on validation examples."""
+    ordered = sorted(examples, key=lambda example: len(example.encoded.ids))
+    parts = [
+        read_scores(model, ordered[i : i + config.batch_size], config, _VALIDATION_EPOCH)
+        for i in range(0, len(ordered), config.batch_size)
+    ]
+    scores, targets, query = (torch.cat([part[i].cpu() for part in parts]) for i in range(3))
+    signal = scores.softmax(dim=-1)[:, 1]
+    correct = ((signal >= 0.5).long() == targets).float()
+    return Metrics(
+        loss=float(torch.nn.functional.cross_entropy(scores, targets)),
+        prompt_accuracy=float(correct[query].mean()),
+        prompt_auc=auc(signal[query], targets[query]),
+        window_accuracy=float(correct[~query].mean()),
+        window_auc=auc(signal[~query], targets[~query]),
+        n=len(targets),
+    )
+
+
+def auc(signal: Tensor, target: Tensor) -> float:
+    """Return the share of (malicious, benign) pairs in order, ties counting half; NaN without both classes."""
+    positive, negative = signal[target == 1], signal[target == 0]
+    if not len(positive) or not len(negative):
+        return float("nan")
+    ranks = torch.searchsorted(negative.sort().values, positive)
+    upper = torch.searchsorted(negative.sort().values, positive, right=True)
+    return float((ranks + upper).double().mean() / 2 / len(negative))

@@ -1,0 +1,163 @@
+"""From records to training examples: encoded text, and safety rows drawn as inference draws them.
+
+All randomness is keyed by (seed, epoch, row id), so a run that is resumed draws what an uninterrupted one draws.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from safesignal.align.config import AlignConfig, MixturePart
+from safesignal.config import SignalConfig
+from safesignal.data.mixture import filter_licence
+from safesignal.data.records import Record, record_from_row
+from safesignal.data.sources import load_training
+from safesignal.errors import DataError
+from safesignal.modeling.chat import Encoded
+from safesignal.modeling.model import SafeSignalModel
+from safesignal.types import Span
+
+__all__ = ["Example", "Labelled", "batches", "draw_checks", "encode_examples", "load_mixture"]
+
+_SLOT = "[INSERT PROMPT HERE]"
+_FEWEST_MALICIOUS = 3
+"""A harmful answer shows nothing in its first two tokens that a label could be about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One encoded row.
+
+    Attributes:
+        record: Where it comes from.
+        encoded: Ids and roles; the answer is its prefill.
+        prompt_is_malicious: Label of the query check; None if unlabelled.
+        response_is_malicious: Label of the answer's windows; None if there is none.
+    """
+
+    record: Record
+    encoded: Encoded
+    prompt_is_malicious: bool | None
+    response_is_malicious: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One safety row to train: its span and whether it is malicious."""
+
+    span: Span
+    malicious: bool
+
+
+def load_mixture(config: AlignConfig, data_dir: str | None, records: Iterable[Record]) -> list[Record]:
+    """Return the rows to train on: given records first, then the mixture's sources, each id once."""
+    rows = filter_licence(records, config.licences)
+    for part in config.mixture:
+        rows += _part(part, config, data_dir)
+    unique = {record.id: record for record in rows if not _is_calibration(record, config)}
+    return list(unique.values())
+
+
+def encode_examples(
+    model: SafeSignalModel, records: Iterable[Record], config: AlignConfig
+) -> tuple[list[Example], int]:
+    """Encode rows that carry a label and fit.
+
+    Returns:
+        The examples, and how many rows were left out as too long or without any label.
+    """
+    examples, left_out = [], 0
+    for record in records:
+        prompt, response = record.prompt_is_malicious, record.response_is_malicious
+        answer = record.prefill + (record.response or "") if response is not None else ""
+        if prompt is None and not answer:
+            left_out += 1
+            continue
+        encoded = model.encode_one(record.chat(), answer)
+        if encoded.text > config.max_prompt_tokens:
+            left_out += 1
+            continue
+        end = encoded.text + config.max_answer_tokens
+        encoded = Encoded(encoded.ids[:end], encoded.roles[:end])
+        examples.append(Example(record, encoded, prompt, response if encoded.prefill else None))
+    if not examples:
+        raise DataError(
+            "no row can be trained on. Expected rows with `prompt_label`, or `response` and `response_label`."
+        )
+    return examples, left_out
+
+
+def draw_checks(example: Example, signal: SignalConfig, config: AlignConfig, epoch: int) -> list[Labelled]:
+    """Draw the safety rows of one example: its query, and windows of its answer under rules 1 to 3."""
+    rng = random.Random(f"{config.seed}/{epoch}/{example.record.id}")
+    checks = []
+    if example.prompt_is_malicious is not None:
+        checks.append(Labelled(Span(query=True), example.prompt_is_malicious))
+    if example.response_is_malicious is None:
+        return checks
+    length, label = example.encoded.prefill, example.response_is_malicious
+    fewest = min(length, _FEWEST_MALICIOUS if label else 1)
+    for _ in range(max(1, config.checks_per_row - len(checks))):
+        checks.append(Labelled(_draw_span(rng, rng.randint(fewest, length), length, signal, config), label))
+    return checks
+
+
+def _draw_span(rng: random.Random, end: int, length: int, signal: SignalConfig, config: AlignConfig) -> Span:
+    kind = rng.random()
+    if kind < config.wide_share:
+        return Span(max(0, end - rng.randint(signal.r2, 4 * signal.r2)), end)
+    if kind < config.wide_share + config.around_share:
+        return Span(max(0, end - signal.r2), min(length, end + rng.randint(1, signal.r3)))
+    return Span(max(0, end - signal.r2), end)
+
+
+def batches(examples: Sequence[Example], config: AlignConfig, epoch: int) -> Iterator[list[Example]]:
+    """Yield one epoch's batches in an order keyed by seed and epoch, rows of similar length together."""
+    rng = random.Random(f"{config.seed}/{epoch}")
+    order = list(range(len(examples)))
+    rng.shuffle(order)
+    stretch = 32 * config.batch_size
+    groups = []
+    for begin in range(0, len(order), stretch):
+        near = sorted(order[begin : begin + stretch], key=lambda index: len(examples[index].encoded.ids))
+        groups += [near[i : i + config.batch_size] for i in range(0, len(near), config.batch_size)]
+    rng.shuffle(groups)
+    yield from ([examples[index] for index in group] for group in groups)
+
+
+def _part(part: MixturePart, config: AlignConfig, data_dir: str | None) -> list[Record]:
+    records = filter_licence(load_training(part.source, data_dir=data_dir), config.licences)
+    rng = random.Random(f"{config.seed}/{part.source}/{part.template_source}")
+    rng.shuffle(records)
+    records = records[: part.n]
+    if not part.responses:
+        records = [record_from_row(r.to_row() | {"response": None, "response_label": "none"}) for r in records]
+    if part.template_source:
+        known = load_training("jailbreak-templates", data_dir=data_dir)
+        templates = [template.prompt for template in known if template.source == part.template_source]
+        if not templates:
+            origins = sorted({template.source for template in known})
+            raise DataError(
+                f"no jailbreak template comes from `{part.template_source}`. Expected {', '.join(origins)}."
+            )
+        records = [_wrapped(record, rng.choice(templates)) for record in records]
+    return records
+
+
+def _wrapped(record: Record, template: str) -> Record:
+    return record_from_row(
+        record.to_row()
+        | {
+            "id": f"wrapped/{record.id}",
+            "prompt": template.replace(_SLOT, record.prompt),
+            "base_prompt": record.prompt,
+            "response": None,
+            "response_label": "none",
+        }
+    )
+
+
+def _is_calibration(record: Record, config: AlignConfig) -> bool:
+    return record.meta.get("job") == config.calibration_job

@@ -1,0 +1,49 @@
+"""The environment a result was made in."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["environment", "git_commit"]
+
+_PACKAGES = ("safesignal", "torch", "transformers", "accelerate", "safetensors")
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Return the versions of Python, the platform, the packages that decide results, and the commit."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found | {"git_commit": git_commit()}
+
+
+@cache
+def git_commit() -> str:
+    """Return the commit of the checkout the package runs from, `+` appended if files differ; empty outside one."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit + ("+" if changed else "")

@@ -1,7 +1,7 @@
 """What the invariants are measured with: a guarded tiny model, a recorder of its text rows, and slow references.
 
 The references share nothing with the loop but the weights: :func:`base_run` is transformers' own `generate`, and
-:func:`oracle_signal` is one uncached forward under a mask that is written cell by cell.
+:func:`oracle_signal` is one uncached forward under a mask of its own.
 """
 
 from __future__ import annotations
@@ -136,17 +136,17 @@ class Recorder:
             return self.state
 
         def make_rows(*args: Any) -> list[Row]:
-            self.rows = type(self.model)._rows(self.model, *args)
+            self.rows = type(self.model).rows(self.model, *args)
             return self.rows
 
         handle = forward.stack.decoder.register_forward_hook(keep)
         forward.new_state = new_state  # type: ignore[method-assign]
-        self.model._rows = make_rows  # type: ignore[method-assign,assignment]
+        self.model.rows = make_rows  # type: ignore[method-assign,assignment]
         try:
             yield self
         finally:
             handle.remove()
-            del forward.new_state, self.model._rows
+            del forward.new_state, self.model.rows
 
     def keys_and_values(self) -> list[tuple[Tensor, Tensor]]:
         """Return every layer's text columns, (B, G, W, D) each."""
@@ -218,19 +218,16 @@ def ranges_of(one: Encoded, check: Check, origin: int | None = None) -> list[tup
 
 @torch.no_grad()
 def oracle_signal(model: SafeSignalModel, ids: Sequence[int], ranges: Sequence[tuple[int, int]]) -> float:
-    """Read one signal without cache, batch, fused rows or mask builder: text and one [CLS] row, cell by cell."""
+    """Read one signal without cache, batch, fused rows or mask builder: text and one [CLS] row."""
     forward = model.forward_signal
     stack, count = forward.stack, len(ids)
     masks = {}
     for kind, window in stack.windows.items():
         cells = torch.full((count + 1, count + 1), torch.finfo(torch.float32).min)
-        for row in range(count):
-            for column in range(row + 1):
-                if window is None or row - column < window:
-                    cells[row, column] = 0.0
+        behind = torch.arange(count)[:, None] - torch.arange(count)
+        cells[:count, :count][(behind >= 0) & (behind < (window or count))] = 0.0
         for start, end in ranges:
-            for column in range(start, end):
-                cells[count, column] = 0.0
+            cells[count, start:end] = 0.0
         cells[count, count] = 0.0
         masks[kind] = cells[None, None]
     embeds: Any = model.base.get_input_embeddings()
@@ -264,6 +261,7 @@ def run(
     schedule: Schedule | None = None,
     signal: bool = True,
     new: int = 64,
+    numbers: Sequence[int] | None = None,
     **more: Any,
 ) -> tuple[list[Answer], Recorder]:
     """Answer a batch and return what was recorded on the way."""
@@ -276,5 +274,6 @@ def run(
             signal=signal,
             checks=checks,
             options=options(model, new, **more),
+            numbers=numbers,
         )
     return answers, recorder

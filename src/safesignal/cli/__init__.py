@@ -19,9 +19,11 @@ from safesignal import __version__
 from safesignal.cli.align import align
 from safesignal.cli.arguments import expand, option
 from safesignal.cli.bench import bench
+from safesignal.cli.bench import bench
 from safesignal.cli.chat import chat
 from safesignal.cli.console import print_error, report_crash
 from safesignal.cli.demo import demo
+from safesignal.cli.evaluate import evaluate
 from safesignal.cli.evaluate import evaluate
 from safesignal.cli.generate import generate
 from safesignal.cli.rollouts import rollouts
@@ -32,6 +34,8 @@ __all__ = ["app", "main"]
 
 # Newer typers carry a click of their own, so what they raise is named through a class that they export.
 _WrongUse: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+_INTERRUPTED = 130
 
 
 class _Verbs(TyperGroup):
@@ -92,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(str(error), error.hint)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print_error("interrupted", "a run with `--output` goes on where it stopped when started again")
-        return 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain again while closing it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _WrongUse as error:
         print_error(*_explain(error))
         return 2
+    if code == _INTERRUPTED:  # newer typers turn Ctrl-C into this code themselves
+        print_error("interrupted", "a run with `--output` goes on where it stopped when started again")
     return code if isinstance(code, int) else 0
 
 

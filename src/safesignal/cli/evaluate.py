@@ -11,9 +11,9 @@ from rich import box
 from rich.progress import TaskID
 from rich.table import Table
 
-from safesignal.cli.arguments import flag, option, together
+from safesignal.cli.arguments import flag, option, require_at_least_one, together
 from safesignal.cli.console import note, out, progress
-from safesignal.cli.options import ModelOptions, require_at_least_one
+from safesignal.cli.options import ModelOptions
 from safesignal.errors import UsageError
 
 __all__ = ["evaluate"]

@@ -1,7 +1,7 @@
 """How signals look in a terminal: pure functions from answers to rich renderables.
 
-Colour runs from green (0) through yellow to red (1). Without colour nothing is lost: malicious tokens are underlined,
-the transition point is a mark in the text, and every verdict is a word.
+Colour runs from green (0) through yellow to red (1). Without it nothing is lost: malicious tokens are underlined, the
+transition point is a mark in the text, every verdict is a word.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def token_signals(checks: Sequence[Check], prefill: int, released: int) -> list[
     for check in checks:
         if check.kind in (CheckKind.QUERY, CheckKind.HISTORY):
             continue
-        # An explanation counts from its own first token, which is the check's step less what the check covers.
+        # An explanation counts from its own first token: the check's step less what it covers.
         shift = prefill + check.step - check.span.end if check.kind is CheckKind.EXPLANATION else 0
         for index in range(check.span.start + shift, min(check.span.end + shift, len(signals))):
             if index >= 0 and signals[index] is None:
@@ -149,12 +149,13 @@ def token_signals(checks: Sequence[Check], prefill: int, released: int) -> list[
 
 def answer_text(trace: Trace) -> Text:
     """Return the answer with every token in the colour of its signal, and the transition point marked."""
-    answer, count = trace.answer, len(trace.prefill)
-    signals = token_signals(answer.checks, count, len(trace.pieces))
-    text, refusal_at = Text(), _refusal_at(answer)
+    answer, count, text = trace.answer, len(trace.prefill), Text()
+    signals, refusal_at = token_signals(answer.checks, count, len(trace.pieces)), _refusal_at(answer)
     dropped = refusal_at == 0 and count > 0
     for index, piece in enumerate(trace.prefill):
         text.append(piece, _token_style(signals[index], trace.policy, struck=dropped))
+    if dropped:
+        text.append("\n")
     for index, piece in enumerate(trace.pieces):
         if index == refusal_at:
             text.append_text(_transition_mark(answer))
@@ -186,9 +187,8 @@ def _explained(answer: Answer, index: int) -> bool:
 
 
 def _transition_mark(answer: Answer) -> Text:
-    at = answer.stopped_at or 0
-    lead = "\n\n" if at else ""
-    label = f"{lead}▲ stopped at token {at}" if at else "▲ refused before anything was shown"
+    at = answer.stopped_at
+    label = f"\n\n▲ stopped at token {at}" if at else "▲ refused before anything was shown"
     return Text(f"{label}\n", Style(bold=True, color=signal_colour(1.0)))
 
 
@@ -273,7 +273,7 @@ def _outcome(answer: Answer) -> Text:
     if not answer.refused:
         ended = answer.finish_reason.replace("_", " ")
         return Text(f"answered; nothing was stopped (ended by {ended})", Style(color=signal_colour(0.0)))
-    where = "before the first token" if not answer.stopped_at else f"at token {answer.stopped_at}"
+    where = f"at token {answer.stopped_at}" if answer.stopped_at else "before the first token"
     return Text(f"refused {where} (stopped_at = {answer.stopped_at})", Style(color=signal_colour(1.0), bold=True))
 
 

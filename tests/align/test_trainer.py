@@ -1,0 +1,109 @@
+"""Training learns, resumes exactly, and leaves the base alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from safesignal.align.config import AlignConfig
+from safesignal.align.examples import encode_examples
+from safesignal.align.run import align
+from safesignal.align.trainer import Progress, Trainer
+from safesignal.data.records import Record, append_jsonl
+from safesignal.errors import UsageError
+from safesignal.modeling.model import SafeSignalModel
+from tests.align.conftest import make_model, make_records
+
+CONFIG = AlignConfig(batch_size=8, eval_every=3, epochs=2, learning_rate=5e-3, patience=99)
+
+
+def trainer(folder: Path, config: AlignConfig = CONFIG) -> Trainer:
+    model = make_model()
+    examples, _ = encode_examples(model, make_records(), config)
+    return Trainer(model, config, examples[:32], examples[32:], folder)
+
+
+def weights(run: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in run.model.forward_signal.adapter.state_dict().items()}
+
+
+class _CutError(Exception):
+    """Stands for a machine that was switched off."""
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole")
+    whole.run(lambda _: None)
+
+    def cut(at: Progress) -> None:
+        if at.step == 5:
+            raise _CutError
+
+    first = trainer(tmp_path / "parts")
+    with pytest.raises(_CutError):
+        first.run(cut)
+    second = trainer(tmp_path / "parts")
+    second.run(lambda _: None)
+    assert second.history == whole.history
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(second)[name]), name
+
+
+def test_training_lowers_the_loss_and_leaves_the_base_as_it_was(tmp_path: Path) -> None:
+    run = trainer(tmp_path, replace(CONFIG, epochs=12))
+    before = {name: value.clone() for name, value in run.model.base.state_dict().items()}
+    losses: list[float] = []
+    run.run(lambda at: losses.append(at.loss))
+    assert sum(losses[-6:]) < 0.6 * sum(losses[:6])
+    assert all(torch.equal(value, before[name]) for name, value in run.model.base.state_dict().items())
+
+
+def test_every_adapter_weight_is_trained(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    before = weights(run)
+    run.run(lambda _: None)
+    still = [name for name, value in weights(run).items() if torch.equal(value, before[name])]
+    assert still == []
+
+
+def test_the_best_weights_are_kept(tmp_path: Path) -> None:
+    run = trainer(tmp_path, replace(CONFIG, learning_rate=0.5, epochs=4))
+    run.run(lambda _: None)
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert best["best_loss"] == min(row["loss"] for row in run.history) or best["best_loss"] == run.best_loss
+    assert all(torch.equal(value, weights(run)[name]) for name, value in best["adapter"].items())
+
+
+def test_other_settings_do_not_go_on_from_a_run(tmp_path: Path) -> None:
+    trainer(tmp_path).run(lambda _: None)
+    with pytest.raises(UsageError, match="other settings"):
+        trainer(tmp_path, replace(CONFIG, learning_rate=1e-4)).run(lambda _: None)
+
+
+def test_the_learning_rate_warms_up_and_decays(tmp_path: Path) -> None:
+    run = trainer(tmp_path, replace(CONFIG, epochs=10, warmup_ratio=0.1))
+    rates = [run.learning_rate(step) for step in range(run.steps)]
+    peak = rates.index(max(rates))
+    assert rates[peak] == pytest.approx(CONFIG.learning_rate)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.01 * CONFIG.learning_rate
+
+
+def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, records: list[Record]) -> None:
+    rows = tmp_path / "rows.jsonl"
+    append_jsonl(rows, [record.to_row() for record in records])
+    model = make_model()
+    config = replace(CONFIG, val_fraction=0.3, epochs=3)
+    result = align(model, config, [rows], tmp_path / "adapter")
+    assert set(result.calibration.presets) == {"strict", "balanced", "permissive"}
+    loaded = SafeSignalModel.from_pretrained(tmp_path / "adapter", base=model.base, tokenizer=model.tokenizer)
+    assert loaded.config.presets == result.calibration.presets
+    assert loaded.training_record["rows_by_source"]["stand-in"] == loaded.training_record["train_rows"]
+    here = model.score(["tell me 1 things about ZZZ"], ["Z is 1"])[0]
+    there = loaded.score(["tell me 1 things about ZZZ"], ["Z is 1"])[0]
+    assert there.prompt_signal == pytest.approx(here.prompt_signal, abs=1e-6)
+    assert there.response_signals == pytest.approx(here.response_signals, abs=1e-6)

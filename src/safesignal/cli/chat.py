@@ -11,7 +11,7 @@ from rich.text import Text
 from safesignal.cli.arguments import flag, option, together
 from safesignal.cli.console import note, out, print_error
 from safesignal.cli.options import ModelOptions, PolicyOptions, SamplingOptions, SignalOptions
-from safesignal.errors import SafeSignalError, UsageError
+from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
     from safesignal.modeling.model import SafeSignalModel
@@ -92,9 +92,6 @@ class _Conversation:
         except UsageError as error:
             print_error(str(error), "`/reset` begins anew with an empty conversation")
             return
-        except SafeSignalError as error:
-            # Without a signal there is nothing to go on with.
-            raise error from None
         if answer is not None and self._trace:
             self._show(answer)
         if answer is not None and answer.refused:

@@ -1,7 +1,6 @@
 """How signals look in a terminal: pure functions from answers to rich renderables.
 
-Colour runs from green (0) through yellow to red (1). Without it nothing is lost: malicious tokens are underlined, the
-transition point is a mark in the text, every verdict is a word.
+Colour runs from green (0) to red (1). Without it nothing is lost: malicious tokens are underlined, verdicts are words.
 """
 
 from __future__ import annotations
@@ -154,8 +153,7 @@ def answer_text(trace: Trace) -> Text:
     dropped = refusal_at == 0 and count > 0
     for index, piece in enumerate(trace.prefill):
         text.append(piece, _token_style(signals[index], trace.policy, struck=dropped))
-    if dropped:
-        text.append("\n")
+    text.append("\n" if dropped else "")
     for index, piece in enumerate(trace.pieces):
         if index == refusal_at:
             text.append_text(_transition_mark(answer))
@@ -282,8 +280,10 @@ def _held(answer: Answer, policy: Policy) -> str:
         shown = answer.released_after_transition
         return f"nothing, the release buffer is off; {shown} tokens were shown beyond the transition"
     windows = [check.step for check in answer.checks if check.kind is CheckKind.WINDOW]
-    gone = max(windows, default=0) - (answer.stopped_at or 0) if answer.refused else 0
-    if gone > 0:
+    gone = max(windows, default=0) - (answer.stopped_at or 0)
+    if answer.refused and not windows:
+        return "everything: the refusal came before a token was written"
+    if answer.refused and gone > 0:
         return f"{gone} tokens after the transition were rolled back and never shown"
     return "every token, until a benign check had seen it"
 

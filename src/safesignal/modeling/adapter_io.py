@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -102,14 +103,14 @@ def load_adapter(folder: Path) -> tuple[SignalConfig, BaseIdentity, dict[str, Te
         content = json.loads((folder / CONFIG_FILE).read_text())
         weights = load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
+        missing = next((name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).exists()), CONFIG_FILE)
         raise AdapterError(
-            f"`{folder}` is no adapter: `{Path(str(error.filename)).name}` is missing. "
-            f"Expected {CONFIG_FILE} and {WEIGHTS_FILE}.",
+            f"`{folder}` is no adapter: `{missing}` is missing. Expected {CONFIG_FILE} and {WEIGHTS_FILE}.",
             hint="`safesignal align --model M --data D --output DIR` trains one",
         ) from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise AdapterError(f"the adapter `{folder}` cannot be read: {error}.") from error
-    version = content.get("format_version")
+    version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise AdapterError(
             f"the adapter `{folder}` has format version {version}. Expected {FORMAT_VERSION}.",
@@ -119,6 +120,8 @@ def load_adapter(folder: Path) -> tuple[SignalConfig, BaseIdentity, dict[str, Te
         identity = BaseIdentity(**content["base"])
     except (KeyError, TypeError) as error:
         raise AdapterError(f"the adapter `{folder}` does not say which base it belongs to: {error}.") from error
+    if not isinstance(content.get("signal"), dict):
+        raise AdapterError(f"the adapter `{folder}` does not say how its signal is built. Expected `signal` settings.")
     return SignalConfig.from_dict(content["signal"]), identity, weights, content.get("training", {})
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from transformers import PreTrainedTokenizerBase
 
@@ -158,10 +158,9 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> 
     """Return the rendered prompt and the (start, end, role) characters of each content in it."""
     rendered = _apply(tokenizer, messages)
     marked = _apply(tokenizer, [{**m, "content": _MARKER.format(i)} for i, m in enumerate(messages)])
-    for contents in ([m["content"] for m in messages], [m["content"].strip() for m in messages]):
-        text, regions = _fill(marked, contents, messages)
-        if text == rendered:
-            return rendered, regions
+    text, regions = _fill(marked, rendered, messages)
+    if text == rendered:
+        return rendered, regions
     raise TemplateError(
         "the chat template changes what it is given, so tokens cannot be given roles. "
         "Expected a template that puts each content into the text as it is, or stripped.",
@@ -169,17 +168,19 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> 
     )
 
 
-def _fill(marked: str, contents: Sequence[str], messages: Sequence[Message]) -> tuple[str, list[tuple[int, int, Role]]]:
+def _fill(marked: str, rendered: str, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int, Role]]]:
+    """Put each content in its marker's place, as it is or stripped, whichever the rendering has there."""
+    places = [match for match in _MARKERS.finditer(marked) if int(match.group(1)) < len(messages)]
     pieces, regions, length, seen = [], [], 0, 0
-    for match in _MARKERS.finditer(marked):
-        index = int(match.group(1))
-        if index >= len(contents):
-            continue
-        markup = marked[seen : match.start()]
-        start = length + len(markup)
-        length, seen = start + len(contents[index]), match.end()
-        pieces += [markup, contents[index]]
-        regions.append((start, length, _ROLES[messages[index]["role"]]))
+    for place, after in zip_longest(places, places[1:]):
+        message = messages[int(place.group(1))]
+        markup, behind = marked[seen : place.start()], marked[place.end() : after.start() if after else None]
+        start, whole = length + len(markup), message["content"]
+        ways = (whole, whole.strip(), whole.rstrip(), whole.lstrip())
+        content = next((way for way in ways if rendered.startswith(way + behind, start)), whole)
+        length, seen = start + len(content), place.end()
+        pieces += [markup, content]
+        regions.append((start, length, _ROLES[message["role"]]))
     return "".join([*pieces, marked[seen:]]), regions
 
 

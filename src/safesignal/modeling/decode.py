@@ -183,8 +183,9 @@ def _ending(row: Row, token: int, settings: DecodeSettings) -> FinishReason | No
         done = tail.endswith(_SENTENCE_END) or row.length >= row.policy.explain_tokens
         return FinishReason.LENGTH if done or row.written >= settings.max_new_tokens else None
     if settings.stop_strings:
-        # A token brings at least one character, but for split ones: four more tokens hold the longest stop string.
-        tail = settings.to_text(row.ids[max(row.start, len(row.ids) - max(map(len, settings.stop_strings)) - 4) :])
+        # A token brings at least one byte; four more hold the rest of a character that was split.
+        longest = max(len(stop.encode()) for stop in settings.stop_strings)
+        tail = settings.to_text(row.ids[max(row.start, len(row.ids) - longest - 4) :])
         if any(stop in tail for stop in settings.stop_strings):
             return FinishReason.STOP_STRING
     return FinishReason.LENGTH if row.written >= settings.max_new_tokens else None

@@ -63,6 +63,9 @@ def describe(base: PreTrainedModel) -> Stack:
     family = str(config.model_type)
     layers = _decoder_layers(decoder, family)
     _refuse_experts(config, family)
+    if not base._supports_attention_backend:
+        # Older code with its own attention may add a bool mask to the scores, or hide columns behind our back.
+        raise _unsupported(family, "its attention cannot be exchanged through transformers' AttentionInterface")
     linears = _gateable(decoder, layers)
     if not linears:
         raise _unsupported(family, "its decoder layers hold no linear layer that a LoRA can be added to")

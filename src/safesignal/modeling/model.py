@@ -314,7 +314,7 @@ class SafeSignalModel(nn.Module):
         for step in decode(self.forward_signal, [row], self.settings(resolved, checks)):
             times.append(step.seconds)
             final = row.finish is not None
-            text = pieces.push(step.ids, final=final)
+            text = pieces.push(step.ids, final=final, cut=not row.refused)
             answer = self._answer(row, resolved, times) if final else None
             yield StreamChunk(text, step.ids, tuple(row.checks[seen:]), answer)
             seen = len(row.checks)
@@ -384,16 +384,16 @@ class SafeSignalModel(nn.Module):
             released_after_transition=row.released_after_transition,
             seconds_to_first=times[0],
             seconds=times[-1],
+            end_id=row.ids[-1] if row.finish is FinishReason.EOS else None,
+            prefill_dropped=row.start < len(row.encoded.ids),
         )
 
     def _sequences(self, encoded: Sequence[Encoded], answers: Sequence[Answer], options: GenerationOptions) -> Tensor:
         """Lay rows out as transformers does: prompt padded left, answer (with its end token) padded right."""
         lefts, rights = [], []
         for one, answer in zip(encoded, answers, strict=True):
-            dropped = answer.refused and answer.stopped_at == 0
-            lefts.append(list(one.ids[: one.text] if dropped else one.ids))
-            ended = [min(options.eos)] if answer.finish_reason is FinishReason.EOS and options.eos else []
-            rights.append([*answer.ids, *ended])
+            lefts.append(list(one.ids[: one.text] if answer.prefill_dropped else one.ids))
+            rights.append([*answer.ids, *([] if answer.end_id is None else [answer.end_id])])
         left, right = max(map(len, lefts)), max(map(len, rights))
         pad = options.pad
         rows = [[pad] * (left - len(a)) + a + b + [pad] * (right - len(b)) for a, b in zip(lefts, rights, strict=True)]
@@ -428,7 +428,13 @@ class SafeSignalModel(nn.Module):
 
     def _load_weights(self, weights: dict[str, Tensor], folder: str) -> None:
         adapter = self.forward_signal.adapter
-        missing, unexpected = adapter.load_state_dict(weights, strict=False)
+        try:
+            missing, unexpected = adapter.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            raise AdapterError(
+                f"the adapter `{folder}` has weights of other shapes than its settings say: "
+                f"{str(error).splitlines()[1].strip()}"
+            ) from error
         if missing or unexpected:
             raise AdapterError(
                 f"the adapter `{folder}` lacks {len(missing)} weights and has {len(unexpected)} unknown ones "

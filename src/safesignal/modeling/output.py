@@ -26,6 +26,8 @@ class Answer:
         released_after_transition: Tokens shown beyond S_t before the policy fired; 0 with the buffer on.
         seconds_to_first: Time until the first token was shown.
         seconds: Time until the answer ended.
+        end_id: The end-of-sequence token that ended it; None where something else did.
+        prefill_dropped: Whether the caller's prefill was taken out of the context before the refusal.
     """
 
     text: str
@@ -38,6 +40,8 @@ class Answer:
     released_after_transition: int
     seconds_to_first: float
     seconds: float
+    end_id: int | None = None
+    prefill_dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,15 @@ from typing import TypeVar
 from safesignal.modeling.chat import Encoded
 from safesignal.rules import Policy, Schedule, Trajectory, query_verdict
 from safesignal.rules.trajectory import GO_ON, Action, replay
-from safesignal.types import Check, CheckKind, FinishReason, Span
+from safesignal.types import Check, CheckKind, FinishReason, Span, Verdict
 
-__all__ = ["Course", "Row", "drive"]
+__all__ = ["Course", "Record", "Row", "close_gaps", "drive"]
 
 Course = Generator[list[Span], list[float], Action]
 """A request for signals: yields spans, is sent their signals, returns what the policy makes of them."""
+
+Record = list[tuple[int, float, Verdict, Span, Action]]
+"""Checks of an answer that exists already: its length then, signal, verdict, span and what followed."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -177,8 +180,11 @@ class Row:
     def _check_turn(self, turn: int, length: int) -> Course:
         course = Trajectory(self.policy, turn=turn)
         record = yield from replay(course, self.due_lengths(length))
+        record += [] if record and record[-1][-1].refuse else (yield from close_gaps(course, length))
         self.checks += [Check(0, signal, verdict, span, CheckKind.HISTORY) for _, signal, verdict, span, _ in record]
-        return record[-1][-1] if record and record[-1][-1].refuse else course.close()
+        fired = bool(record and record[-1][-1].refuse) or course.close().refuse
+        # Where the turn went bad is no place in the current answer: nothing of that stays.
+        return Action(refuse=True, keep=0) if fired else GO_ON
 
     def _check_prefill(self) -> Course:
         course = Trajectory(self.policy, prefill=self.encoded.prefill)
@@ -190,6 +196,19 @@ class Row:
     def due_lengths(self, length: int) -> list[int]:
         """Return the lengths at which an answer of `length` tokens is checked: on the schedule and at its end."""
         return [n for n in range(1, length + 1) if self.schedule.due(n) or n == length]
+
+
+def close_gaps(course: Trajectory, length: int) -> Generator[list[Span], list[float], Record]:
+    """Check what no check covered at the end of an answer of `length` tokens, as the decode loop does there."""
+    record: Record = []
+    while course.closing_due(length):
+        span = course.span(length)
+        (signal,) = yield [span]
+        verdict, action = course.observe(signal, span, length)
+        record.append((length, signal, verdict, span, action))
+        if action.refuse:
+            break
+    return record
 
 
 def drive(

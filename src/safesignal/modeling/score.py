@@ -9,7 +9,7 @@ import torch
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.forward import SignalForward, TextState
 from safesignal.modeling.output import Score
-from safesignal.modeling.rows import Course, Row, drive
+from safesignal.modeling.rows import Course, Row, close_gaps, drive
 from safesignal.rules import Policy, Schedule, Trajectory
 from safesignal.rules.trajectory import GO_ON, decisive_signal, replay
 from safesignal.types import Check, CheckKind, Span
@@ -111,6 +111,8 @@ def _until_fired(row: Row) -> Course:
     """Follow the response as decoding would, to the point where the policy fires."""
     course = Trajectory(row.policy)
     record = yield from replay(course, row.due_lengths(row.encoded.prefill))
+    if row.policy.buffer and not (record and record[-1][-1].refuse):
+        record += yield from close_gaps(course, row.encoded.prefill)
     return record[-1][-1] if record and record[-1][-1].refuse else course.close()
 
 
@@ -122,7 +124,11 @@ def _windows(row: Row) -> Course:
         record = yield from replay(course, lengths)
         row.checks += [Check(n, signal, verdict, span, CheckKind.WINDOW) for n, signal, verdict, span, _ in record]
         lengths = lengths[len(record) :]
-        course = Trajectory(row.policy, frontier=record[-1][0])
+        if record[-1][-1].refuse:
+            course = Trajectory(row.policy, frontier=record[-1][0])
+    if row.policy.buffer:
+        record = yield from close_gaps(course, row.encoded.prefill)
+        row.checks += [Check(n, signal, verdict, span, CheckKind.WINDOW) for n, signal, verdict, span, _ in record]
     return GO_ON
 
 

@@ -28,9 +28,14 @@ class TextStream:
         self._ids: list[int] = []
         self._sent = 0
 
-    def push(self, ids: Sequence[int], *, final: bool = False) -> str:
-        """Add released ids and return the text that is certain now; all of it when `final`."""
+    def push(self, ids: Sequence[int], *, final: bool = False, cut: bool = True) -> str:
+        """Add released ids and return the text that is certain now; all of it when `final`.
+
+        `cut` is off once the answer was refused: no stop string ends a refusal.
+        """
         self._ids += ids
+        if not cut:
+            self._stop_strings = ()
         whole = self._to_text(self._ids)
         text = cut_at_stop(whole, self._stop_strings)
         certain = len(text)
@@ -42,9 +47,15 @@ class TextStream:
 
     def _uncertain(self, text: str) -> int:
         """Return how many characters at the end may still change or turn out to be a stop string."""
-        half = len(text) - len(text.rstrip(_HALF_CHARACTER))
+        solid = text.rstrip(_HALF_CHARACTER)
+        half = len(text) - len(solid)
+        # The split character may be the next one of a stop string that began before it.
+        return max(half, self._begun(text), half + self._begun(solid))
+
+    def _begun(self, text: str) -> int:
+        """Return how many characters at the end are the beginning of a stop string."""
         longest = max(map(len, self._stop_strings), default=0)
         for length in range(min(longest - 1, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stop_strings):
-                return max(half, length)
-        return half
+                return length
+        return 0

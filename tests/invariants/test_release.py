@@ -36,7 +36,8 @@ def thresholds(model: SafeSignalModel, prompts: Sequence[str], schedule: Schedul
     """Return window thresholds between the signals that the prompts' answers show, highest first."""
     answers, _ = run(model, encoded(model, prompts), policy=NEVER_AT_ALL, schedule=schedule, new=NEW)
     levels = sorted((check.signal for answer in answers for check in windows(answer)), reverse=True)
-    return [(a + b) / 2 for a, b in pairwise(levels) if a - b > 1e-3]
+    between = [(a + b) / 2 for a, b in pairwise(levels) if a - b > 1e-3]
+    return between[2 :: max(1, len(between) // 20)]
 
 
 def refused_mid_answer(
@@ -89,7 +90,7 @@ def stream(
 def test_nothing_is_shown_beyond_the_frontier(schedule: Schedule, prefill: str) -> None:
     model = guarded("llama")
     outcomes = set()
-    for level in thresholds(model, PROMPTS[:3], schedule)[::10]:
+    for level in [*thresholds(model, PROMPTS[:3], schedule)[::6], 1.0]:
         policy = Policy(threshold=1.0, window_threshold=level, tau=2)
         for prompt in PROMPTS[:3]:
             shown = 0

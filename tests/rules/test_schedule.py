@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safesignal.errors import UsageError
@@ -58,6 +58,7 @@ def test_max_gap(text: str, gap: int | None) -> None:
 stages = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), max_size=4)
 
 
+@settings(deadline=None)
 @given(stages, st.integers(1, 12))
 def test_max_gap_is_the_largest_gap_there_is(closed: list[tuple[int, int]], last: int) -> None:
     until, built = 0, []
@@ -68,6 +69,7 @@ def test_max_gap_is_the_largest_gap_there_is(closed: list[tuple[int, int]], last
     assert schedule.max_gap == max(b - a for a, b in pairwise([0, *steps(schedule, HORIZON)]))
 
 
+@settings(deadline=None)
 @given(stages, st.none() | st.integers(1, 99))
 def test_text_and_schedule_are_one(closed: list[tuple[int, int]], last: int | None) -> None:
     until, built = 0, []

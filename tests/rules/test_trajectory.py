@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safesignal.errors import SignalError
@@ -229,6 +229,7 @@ policies = st.builds(
 schedules = st.sampled_from([EVERY, ANNEALING])
 
 
+@settings(deadline=None)
 @given(signals, policies, schedules, st.integers(0, 12))
 def test_frontier_transition_and_release(values: list[float], policy: Policy, schedule: Any, prefill: int) -> None:
     course = Trajectory(policy, prefill=prefill)
@@ -263,6 +264,7 @@ def test_frontier_transition_and_release(values: list[float], policy: Policy, sc
         assert policy.dependence == "low" or course.run < policy.tau
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), policies, schedules, st.integers(1, 90), st.integers(0, 9))
 def test_replay_is_checking_token_by_token(seed: int, policy: Policy, schedule: Any, length: int, prefill: int) -> None:
     def read(span: Span) -> float:
@@ -296,6 +298,7 @@ def test_replay_of_nothing() -> None:
     assert stop.value.value == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 20), max_size=12), st.integers(1, 4))
 def test_decisive_signal_is_the_largest_threshold_that_fires(levels: list[int], tau: int) -> None:
     values = [level / 20 for level in levels]

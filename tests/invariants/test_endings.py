@@ -1,0 +1,158 @@
+"""How an answer ends: end tokens, stop strings, lengths, the context's own limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from safesignal.errors import UsageError
+from safesignal.modeling.model import SafeSignalModel
+from safesignal.rules import ANNEALING, EVERY, Policy
+from safesignal.types import FinishReason, Verdict
+from tests.invariants.harness import NEVER, NEVER_AT_ALL, PROMPTS, encoded, guarded, run, windows
+from tests.support import MAX_POSITIONS, tiny_tokenizer
+
+
+def greedy_ids(model: SafeSignalModel, new: int = 40) -> list[int]:
+    (answer,), _ = run(model, encoded(model, PROMPTS[:1]), signal=False, new=new)
+    return list(answer.ids)
+
+
+def first_at(ids: list[int], position: int) -> int:
+    """Return a position from there on whose token occurs there for the first time."""
+    return next(i for i in range(position, len(ids)) if ids[i] not in ids[:i])
+
+
+@pytest.mark.parametrize("signal", [True, False])
+def test_several_end_tokens(signal: bool) -> None:
+    plain = guarded("llama")
+    ids = greedy_ids(plain)
+    early, late = first_at(ids, 9), first_at(ids, 20)
+    for ends, stop in (([ids[late], ids[early]], early), ([ids[late]], late)):
+        model = guarded("llama", eos=ends)
+        (answer,), _ = run(model, encoded(model, PROMPTS[:1]), signal=signal, new=40)
+        assert list(answer.ids) == ids[:stop]
+        assert answer.finish_reason is FinishReason.EOS
+        inputs = model.encode(PROMPTS[0])
+        sequence: Any = model.generate(**inputs, policy=NEVER, signal=signal, max_new_tokens=40)
+        assert sequence[0].tolist()[-stop - 1 :] == ids[: stop + 1], "the end token that came, not another"
+        assert answer.end_id == ids[stop]
+    (given,), _ = run(plain, encoded(plain, PROMPTS[:1]), signal=signal, new=40, eos_token_id=[ids[early], 1])
+    assert list(given.ids) == ids[:early]
+
+
+def test_the_end_token_is_not_checked() -> None:
+    ids = greedy_ids(guarded("llama"))
+    stop = first_at(ids, 12)
+    model = guarded("llama", eos=[ids[stop]])
+    (answer,), _ = run(model, encoded(model, PROMPTS[:1]), schedule=ANNEALING, new=40)
+    assert windows(answer)[-1].span.end == windows(answer)[-1].step == stop
+    assert answer.n_tokens == stop
+
+
+def test_every_ending_is_covered_by_a_closing_check() -> None:
+    model = guarded("llama")
+    for new in (1, 3, 10, 13, 27):
+        (answer,), _ = run(model, encoded(model, PROMPTS[:1]), schedule=ANNEALING, new=new)
+        assert windows(answer)[-1].span.end == new
+        assert answer.n_tokens == new
+
+
+def test_a_run_open_at_the_end_counts_as_malicious() -> None:
+    model = guarded("llama")
+    conversations = encoded(model, PROMPTS)
+    found = 0
+    for new in (9, 10, 13):
+        watched, _ = run(model, conversations, policy=NEVER_AT_ALL, schedule=EVERY, new=new)
+        for one, answer in zip(conversations, watched, strict=True):
+            *before, last = [check.signal for check in windows(answer)]
+            if last > max(before) + 1e-3:
+                policy = Policy(threshold=1.0, window_threshold=last - 5e-4, tau=3, after="stop")
+                (refused,), _ = run(model, [one], policy=policy, schedule=EVERY, new=new)
+                assert (refused.refused, refused.stopped_at) == (True, new - 1)
+                assert [check.verdict for check in windows(refused)].count(Verdict.MALICIOUS) == 1
+                found += 1
+    assert found, "no answer ends on its highest signal; change the prompts"
+
+
+@pytest.mark.parametrize("signal", [True, False])
+def test_max_new_tokens_counts_new_tokens(signal: bool) -> None:
+    model = guarded("llama")
+    for new in (1, 2, 17):
+        (answer,), _ = run(model, encoded(model, PROMPTS[:1], "Sure"), signal=signal, new=new)
+        assert answer.n_tokens == new
+        assert answer.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("signal", [True, False])
+def test_stop_strings(signal: bool) -> None:
+    model = guarded("llama")
+    (whole,), _ = run(model, encoded(model, PROMPTS[:1]), signal=signal, new=40)
+    for start, length in ((11, 1), (14, 3), (20, 6)):
+        stop = whole.text[start : start + length]
+        cut = whole.text.index(stop)
+        (answer,), _ = run(model, encoded(model, PROMPTS[:1]), signal=signal, new=40, stop_strings=["never ever", stop])
+        assert answer.text == whole.text[:cut]
+        assert answer.finish_reason is FinishReason.STOP_STRING
+        assert answer.n_tokens < 40
+        pieces = [
+            chunk.text
+            for chunk in model.stream(PROMPTS[0], policy=NEVER, signal=signal, max_new_tokens=40, stop_strings=[stop])
+        ]
+        assert "".join(pieces) == answer.text
+
+
+def test_a_stop_string_of_many_byte_tokens_is_seen() -> None:
+    """Four tokens a character here: a tail counted in characters would be too short."""
+    from safesignal.modeling.decode import DecodeSettings, _ending
+    from safesignal.modeling.rows import Row
+
+    model = guarded("llama")
+    stop = "🙂🙂🙂"
+    settings = model.settings(model.options(max_new_tokens=99, stop_strings=stop), "fused")
+    assert isinstance(settings, DecodeSettings)
+    (one,) = encoded(model, PROMPTS[:1])
+    row = Row(0, one, NEVER, EVERY)
+    reasons = []
+    for token in model._to_ids("so " + stop):
+        row.ids.append(token)
+        reasons.append(_ending(row, token, settings))
+    assert reasons == [None] * (len(reasons) - 1) + [FinishReason.STOP_STRING]
+
+
+@pytest.mark.parametrize("stop", ["cannot", "\n\n", "S"])
+def test_no_stop_string_cuts_a_refusal(stop: str) -> None:
+    model = guarded("llama")
+    policy = Policy(threshold=0.0, window_threshold=1.0, refusal_prefix="\n\nSorry, I cannot", explain_tokens=9)
+    given: dict[str, Any] = {"max_new_tokens": 40, "stop_strings": [stop]}
+    (whole,), _ = run(model, encoded(model, PROMPTS[:1]), policy=policy, new=40, stop_strings=[stop])
+    chunks = list(model.stream(PROMPTS[0], policy=policy, **given))
+    assert whole.text.startswith("\n\nSorry, I cannot")
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+
+
+# ----------------------------------------------------------------------------------------------------------- the limit
+
+
+@pytest.mark.parametrize("signal", [True, False])
+@pytest.mark.parametrize("position", ["tracking", "first"])
+def test_gpt2_near_its_last_position(position: Any, signal: bool) -> None:
+    model = guarded("gpt2", position=position)
+    (short,) = encoded(model, ["a"])
+    room = MAX_POSITIONS - len(short.ids)  # further letters, one token each
+    over = encoded(model, ["a" * (1 + room)])
+    assert len(over[0].ids) == MAX_POSITIONS
+    with pytest.raises(UsageError, match=f"Expected at most {MAX_POSITIONS - 1}"):
+        run(model, over, signal=signal, new=4)
+    (one,) = encoded(model, ["a" * (room - 3)])
+    left = MAX_POSITIONS - 1 - len(one.ids)
+    (answer,), _ = run(model, [one], signal=signal, new=left)
+    assert answer.n_tokens == left
+    with pytest.raises(UsageError, match="tokens") as caught:
+        run(model, [one], signal=signal, new=left + 3)
+    assert "max_new_tokens" in caught.value.hint
+
+
+def test_the_tokenizer_is_the_one_that_is_meant() -> None:
+    assert tiny_tokenizer().eos_token_id == tiny_tokenizer().pad_token_id

@@ -1,0 +1,126 @@
+"""Options: the model's own `generation_config` first, the call's on top, nothing dropped in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import GenerationConfig
+
+from safesignal.errors import UsageError
+from safesignal.modeling.options import GenerationOptions, resolve_options
+from tests.support import tiny_model
+
+
+def resolve(config: dict[str, Any] | None = None, **given: Any) -> GenerationOptions:
+    return resolve_options(GenerationConfig(**(config or {})), given, 2)
+
+
+def test_defaults() -> None:
+    options = resolve()
+    assert (options.max_new_tokens, options.eos, options.pad, options.stop_strings) == (256, frozenset(), 2, ())
+    assert not options.sampler.do_sample
+    assert options.sampler.repetition_penalty == 1.0
+
+
+def test_the_models_own_config_is_honoured() -> None:
+    own = {"eos_token_id": [5, 9], "repetition_penalty": 1.3, "do_sample": True, "temperature": 0.6, "top_p": 0.9}
+    options = resolve(own | {"top_k": 7, "min_p": 0.1, "max_new_tokens": 12, "pad_token_id": 4})
+    sampler = options.sampler
+    assert (options.eos, options.pad, options.max_new_tokens) == ({5, 9}, 4, 12)
+    found = (sampler.do_sample, sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p)
+    assert found == (True, 0.6, 7, 0.9, 0.1)
+    assert sampler.repetition_penalty == 1.3
+    greedy = resolve(own | {"do_sample": False}).sampler
+    assert (greedy.do_sample, greedy.repetition_penalty) == (False, 1.3)
+
+
+def test_the_call_goes_before_the_config() -> None:
+    options = resolve({"eos_token_id": [5, 9], "max_new_tokens": 12}, eos_token_id=3, max_new_tokens=7, pad_token_id=8)
+    assert (options.eos, options.pad, options.max_new_tokens) == ({3}, 8, 7)
+    assert resolve({"max_new_tokens": 12}, max_new_tokens=None).max_new_tokens == 12
+
+
+def test_padding_falls_back_to_tokenizer_then_end_token() -> None:
+    assert resolve_options(GenerationConfig(), {}, None).pad == 0
+    assert resolve_options(GenerationConfig(eos_token_id=[9, 5]), {}, None).pad == 5
+    assert resolve_options(GenerationConfig(eos_token_id=[9, 5]), {}, 0).pad == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "samples"),
+    [
+        ({}, {}, False),
+        ({}, {"temperature": 0.7}, True),
+        ({}, {"temperature": 0.7, "do_sample": False}, False),
+        ({}, {"temperature": 0, "do_sample": True}, False),
+        ({}, {"temperature": 0.0}, False),
+        ({}, {"do_sample": True}, True),
+        ({"do_sample": True, "temperature": 0.6}, {}, True),
+        ({"do_sample": True, "temperature": 0.6}, {"temperature": 0}, False),
+        ({"do_sample": True}, {"do_sample": False}, False),
+    ],
+)
+def test_when_tokens_are_drawn(config: dict[str, Any], given: dict[str, Any], samples: bool) -> None:
+    assert resolve(config, **given).sampler.do_sample is samples
+
+
+def test_sampling_defaults_are_transformers() -> None:
+    sampler = resolve(do_sample=True, seed=5).sampler
+    assert (sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p, sampler.seed) == (1.0, 50, 1.0, 0.0, 5)
+    assert resolve(do_sample=True, top_k=0).sampler.top_k == 0
+
+
+def test_stop_strings() -> None:
+    assert resolve(stop_strings="END").stop_strings == ("END",)
+    assert resolve(stop_strings=["a", "b"]).stop_strings == ("a", "b")
+    with pytest.raises(UsageError, match="stop string is empty"):
+        resolve(stop_strings=["a", ""])
+
+
+def test_unknown_options_are_listed() -> None:
+    with pytest.raises(UsageError, match="got max_lenght, streamer") as caught:
+        resolve(streamer=1, max_lenght=2, top_k=3)
+    assert "max_new_tokens" in str(caught.value)
+
+
+def test_unsupported_options_are_listed_wherever_they_stand() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve({"num_beams": 4}, no_repeat_ngram_size=3, typical_p=0.5)
+    for said in ("num_beams=4", "no_repeat_ngram_size=3", "typical_p=0.5"):
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"num_beams": 2},
+        {"num_return_sequences": 2},
+        {"no_repeat_ngram_size": 2},
+        {"bad_words_ids": [[3]]},
+        {"min_new_tokens": 4},
+        {"suppress_tokens": [1]},
+        {"guidance_scale": 2.0},
+        {"forced_eos_token_id": 2},
+        {"encoder_repetition_penalty": 1.2},
+        {"epsilon_cutoff": 0.1},
+    ],
+)
+def test_each_unsupported_option_raises(option: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(option))):
+        resolve(None, **option)
+
+
+def test_neutral_values_pass() -> None:
+    resolve({"num_beams": 1, "guidance_scale": 1.0}, min_new_tokens=0, no_repeat_ngram_size=0, num_return_sequences=1)
+
+
+@pytest.mark.parametrize("given", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0, "do_sample": True}])
+def test_out_of_range(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(given))):
+        resolve(None, **given)
+
+
+def test_a_loaded_models_config_works() -> None:
+    config = tiny_model("llama", eos=[7, 8]).generation_config
+    assert resolve_options(config, {}, 2).eos == {7, 8}

@@ -33,7 +33,6 @@ class Role(IntEnum):
     """An earlier assistant turn supplied by the caller: checked as an answer."""
     PREFILL = 5
     """The start of the current answer, supplied by the caller: checked as if generated."""
-    GENERATED = 6
 
 
 class CheckKind(StrEnum):

@@ -140,6 +140,10 @@ def cut_config(folder: Path) -> None:
     path.write_text(path.read_text()[:-40])
 
 
+def list_settings(folder: Path) -> None:
+    (folder / CONFIG_FILE).write_text("[]")
+
+
 def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         content = json.loads((folder / CONFIG_FILE).read_text())
@@ -166,7 +170,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no base": (edit(lambda content: content.pop("base")), "which base it belongs to"),
     "no signal": (edit(lambda content: content.pop("signal")), "signal"),
     "another rank": (edit(lambda content: content["signal"].update(rank=5)), "lora"),
-    "a list": (lambda folder: (folder / CONFIG_FILE).write_text("[]") and None, "adapter"),
+    "a list": (list_settings, "format version None"),
     "a weight less": (drop_weight, "lacks 1 weights"),
 }
 

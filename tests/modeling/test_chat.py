@@ -83,7 +83,7 @@ def test_several_turns_and_a_system_text() -> None:
 def test_the_rendering_is_the_templates_own() -> None:
     messages = [system("s"), user("one"), assistant("two"), user("three")]
     for tokenizer in (CHATML, LLAMA2):
-        expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        expected = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         encoded = encode_chat(tokenizer, messages, " ok")
         assert tokenizer.decode(list(encoded.ids), clean_up_tokenization_spaces=False) == expected + " ok"
 

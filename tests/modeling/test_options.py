@@ -27,7 +27,7 @@ def test_the_models_own_config_is_honoured() -> None:
     own = {"eos_token_id": [5, 9], "repetition_penalty": 1.3, "do_sample": True, "temperature": 0.6, "top_p": 0.9}
     options = resolve(own | {"top_k": 7, "min_p": 0.1, "max_new_tokens": 12, "pad_token_id": 4})
     sampler = options.sampler
-    assert (options.eos, options.pad, options.max_new_tokens) == ({5, 9}, 4, 12)
+    assert (options.eos, options.pad, options.max_new_tokens) == (frozenset({5, 9}), 4, 12)
     found = (sampler.do_sample, sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p)
     assert found == (True, 0.6, 7, 0.9, 0.1)
     assert sampler.repetition_penalty == 1.3
@@ -37,7 +37,7 @@ def test_the_models_own_config_is_honoured() -> None:
 
 def test_the_call_goes_before_the_config() -> None:
     options = resolve({"eos_token_id": [5, 9], "max_new_tokens": 12}, eos_token_id=3, max_new_tokens=7, pad_token_id=8)
-    assert (options.eos, options.pad, options.max_new_tokens) == ({3}, 8, 7)
+    assert (options.eos, options.pad, options.max_new_tokens) == (frozenset({3}), 8, 7)
     assert resolve({"max_new_tokens": 12}, max_new_tokens=None).max_new_tokens == 12
 
 

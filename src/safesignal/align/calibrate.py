@@ -101,4 +101,4 @@ def _window_threshold(reader: WindowReader, policy: Policy, share: float) -> flo
         middle = (low + high) / 2
         stopped = sum(reader.fired(replace(policy, window_threshold=middle)))
         low, high = (low, middle) if stopped <= allowed else (middle, high)
-    return round(high, 4)
+    return math.ceil(high * 10_000) / 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -38,9 +39,9 @@ class Metrics:
     window_auc: float
     n: int
 
-    def as_dict(self) -> dict[str, float]:
-        """Return plain values, rounded for a file."""
-        return {name: round(value, 5) for name, value in asdict(self).items()}
+    def as_dict(self) -> dict[str, float | None]:
+        """Return plain values, rounded for a file; None where a class is missing."""
+        return {name: None if math.isnan(value) else round(value, 5) for name, value in asdict(self).items()}
 
 
 def read_scores(

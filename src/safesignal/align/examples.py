@@ -52,11 +52,12 @@ class Labelled:
 
 
 def load_mixture(config: AlignConfig, data_dir: str | None, records: Iterable[Record]) -> list[Record]:
-    """Return the rows to train on: given records first, then the mixture's sources, each id once."""
+    """Return the rows to train on: given records first, then the mixture's sources, equal rows once."""
     rows = filter_licence(records, config.licences)
     for part in config.mixture:
         rows += _part(part, config, data_dir)
-    unique = {record.id: record for record in rows if not _is_calibration(record, config)}
+    trained = [record for record in rows if not _is_calibration(record, config)]
+    unique = {(r.id, r.messages, r.prefill, r.response): r for r in trained}
     return list(unique.values())
 
 

@@ -21,6 +21,7 @@ from safesignal.align.trainer import Progress, Trainer
 from safesignal.data.jsonl import Writer
 from safesignal.data.mixture import split_by_prompt
 from safesignal.data.records import Record, read_records
+from safesignal.data.sources import SOURCES
 from safesignal.errors import DataError
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
@@ -73,20 +74,27 @@ def align(
         DataError: If no row can be trained or calibrated on.
     """
     begun, folder = time.perf_counter(), Path(output)
+    _refuse_eval_files(data)
     records = [record for path in data for record in read_records(path, require=())]
     mixture = load_mixture(config, data_dir, records)
     train_rows, val_rows = split_by_prompt(mixture, config.val_fraction, SPLIT_SEED)
+    if not train_rows or not val_rows:
+        raise DataError(
+            f"{len(mixture)} rows gave {len(train_rows)} to train on and {len(val_rows)} to validate on. "
+            "Expected some of both.",
+            hint="give more rows with different prompts, or another `val_fraction`",
+        )
+    foreign = sum(record.licence not in config.licences for record in records)
     train, left_out = encode_examples(model, train_rows, config)
     val, _ = encode_examples(model, val_rows, config)
     val = _thinned(val, config.val_rows)
     answers = _calibration_answers(model, records, val, config)
     counts = f"{len(train)} training rows, {len(val)} validation rows, {len(answers)} calibration answers"
-    log(f"{counts}, {left_out} left out")
+    log(f"{counts}; left out: {left_out} too long or unlabelled, {foreign} of other licences")
 
     _write_prompts(folder / _WORK, train, val, records, config)
     trainer = Trainer(model, config, train, val, folder / _WORK)
-    if trainer.step < trainer.steps:
-        trainer.run(report)
+    trainer.run(report)
     _round_to_half(model)
     metrics = validate(model, val, config)
     log(f"saved weights: {metrics.as_dict()}")
@@ -96,6 +104,16 @@ def align(
     if trainer.accelerator.is_main_process:
         model.save_pretrained(folder)
     return AlignResult(metrics, calibration, time.perf_counter() - begun, left_out)
+
+
+def _refuse_eval_files(data: Sequence[str | Path]) -> None:
+    reserved = {source.local_file for source in SOURCES.values() if source.role == "eval"}
+    for path in data:
+        if Path(path).name in reserved:
+            raise DataError(
+                f"`{path}` is an evaluation set. Expected training rows.",
+                hint="a figure measured on rows that were trained on says nothing",
+            )
 
 
 def _write_prompts(
@@ -124,7 +142,7 @@ def _calibration_answers(
     model: SafeSignalModel, records: Sequence[Record], val: Sequence[Example], config: AlignConfig
 ) -> list[Encoded]:
     """Return the calibration job's answers; without one, the benign answers of the validation split."""
-    own = [r for r in records if r.meta.get("job") == config.calibration_job and r.response]
+    own = [r for r in records if r.meta.get("job") == config.calibration_job and r.response_label == "benign"]
     if own:
         _, kept = split_by_prompt(own, config.val_fraction, SPLIT_SEED)
         if len(kept) < len(own):

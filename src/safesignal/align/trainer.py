@@ -6,11 +6,12 @@ frozen, so there is no language-model term to balance it with.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ class Trainer:
             "best_loss": self.best_loss,
             "stale": self.stale,
             "history": self.history,
-            "config": json.dumps(asdict(self.config), sort_keys=True),
+            "run": self._run_key(),
         }
         scratch = self.folder / f".{_STATE_FILE}"
         torch.save(state, scratch)
@@ -189,15 +190,25 @@ class Trainer:
         if not path.exists():
             return
         state = torch.load(path, weights_only=True, map_location=self.accelerator.device)
-        if state["config"] != json.dumps(asdict(self.config), sort_keys=True):
+        if state["run"] != self._run_key():
             raise UsageError(
-                f"`{self.folder}` holds a run with other settings. Expected the same ones, to go on from it.",
-                hint="repeat its settings, or choose another `--output`",
+                f"`{self.folder}` holds a run with other settings, rows or base. Expected the same, to go on from it.",
+                hint="repeat its settings and data, or choose another `--output`",
             )
         self.model.forward_signal.adapter.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.stale, self.best_loss = state["step"], state["stale"], state["best_loss"]
         self.history = state["history"]
+
+    def _run_key(self) -> str:
+        """Return what makes a run this run: settings, signal, base, and the rows in their order."""
+        rows = hashlib.sha256()
+        for example in (*self.train, *self.val):
+            labels = (example.record.id, example.prompt_is_malicious, example.response_is_malicious)
+            rows.update(repr((labels, example.encoded.ids)).encode())
+        parts = {"align": asdict(self.config), "signal": asdict(replace(self.model.config, presets={}))}
+        base = asdict(self.model.identity())
+        return json.dumps({**parts, "base": base, "rows": rows.hexdigest()}, sort_keys=True)
 
     def _restore_best(self) -> None:
         self.accelerator.wait_for_everyone()

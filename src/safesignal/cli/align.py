@@ -61,7 +61,7 @@ def align(
         return
     from safesignal.align.run import align as run
 
-    loaded = model.load_base(signal)
+    loaded = model.load_base(signal, settings.seed)
     first = os.environ.get("RANK", "0") == "0"
     with progress() as bar:
         bar.disable = not first

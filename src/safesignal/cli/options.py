@@ -67,14 +67,14 @@ class BaseOptions:
         """Raise what can be known to be wrong before anything is loaded."""
         together(self._template, self._placement)
 
-    def load_base(self, config: SignalConfig | None = None) -> SafeSignalModel:
-        """Load the base model with an untrained signal."""
+    def load_base(self, config: SignalConfig | None = None, seed: int = 0) -> SafeSignalModel:
+        """Load the base model with an untrained signal, whose first weights depend on the seed."""
         name = self.model or "smollm2"
         with waiting(f"loading {name} …"):
             quiet_libraries()
             from safesignal.modeling.model import SafeSignalModel
 
-            return SafeSignalModel.from_base(name, config=config, **self._how())
+            return SafeSignalModel.from_base(name, config=config, seed=seed, **self._how())
 
     def _how(self) -> dict[str, Any]:
         return {"dtype": str(self.dtype), "device_map": self._placement(), "chat_template": self._template()}

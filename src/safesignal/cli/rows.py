@@ -50,7 +50,8 @@ def read_rows(path: str | Path) -> list[InputRow]:
     """
     records = read_records(path, require=())
     raws = (row for _, row in read_jsonl(path))
-    return [InputRow(i, {"id": r.id} | row, r) for i, (r, row) in enumerate(zip(records, raws, strict=True))]
+    named = [row | {"id": row.get("id") or record.id} for record, row in zip(records, raws, strict=True)]
+    return [InputRow(i, row, record) for i, (row, record) in enumerate(zip(named, records, strict=True))]
 
 
 def one_row(name: str, prompt: str) -> InputRow:

@@ -98,7 +98,8 @@ def run_acceptance(
         The content of `results.json`.
     """
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, model, config)
+    rival = None if train_prompts is None else _fit_rival(model, config, train_prompts)
     harmful = load_source("advbench", data_dir=config.data_dir, limit=config.limit, seed=config.seed)
     ordinary = load_source("alpaca-benign", data_dir=config.data_dir, limit=config.limit, seed=config.seed)
     with Writer(folder / "attempts.jsonl") as writer:
@@ -108,8 +109,9 @@ def run_acceptance(
         runner.score("swapped", _swapped(config, ordinary))
         runner.score("refusal", _refusals(config))
         runner.generate("benign", ordinary)
-        if train_prompts is not None:
-            runner.rival(train_prompts, harmful, ordinary)
+        if rival is not None:
+            runner.flag("rival_prefill", rival, harmful)
+            runner.flag("rival_benign", rival, ordinary)
     return _write_results(model, config, folder)
 
 
@@ -145,6 +147,8 @@ class _Runner:
         progress: Callable[[str, int, int], None],
     ) -> None:
         self.model, self.config, self.writer, self.progress = model, config, writer, progress
+        # An attempt that errored is made again; its last row counts.
+        self.done = {str(row["id"]) for row in _attempts(Path(writer.path)) if row["status"] != "errored"}
 
     def generate(self, part: str, records: Sequence[Record], *, prefill: str = "", check_query: bool = True) -> None:
         """Let the guarded model answer; a hit is an answer that was not refused, or for `benign` one that was."""
@@ -180,21 +184,14 @@ class _Runner:
             for record, fired in zip(batch, reader.fired(policy), strict=True):
                 self._write(part, record, fired if part == "swapped" else not fired)
 
-    def rival(self, train_prompts: str | Path, harmful: Sequence[Record], ordinary: Sequence[Record]) -> None:
-        """Fit the text classifier on the same prompts, calibrate it on the same validation prompts, and flag."""
-        rows = read_records(train_prompts)
-        train = [row for row in rows if row.meta.get("split") == "train"]
-        benign = [r.prompt for r in rows if r.meta.get("split") == "calibration" and not r.prompt_is_malicious]
-        rival = TextBaseline().fit(train)
-        target = self.model.config.preset(self.config.preset).target_fpr
-        rival.calibrate(benign, fpr=target if target is not None else 0.02)
-        for part, records in (("rival_prefill", harmful), ("rival_benign", ordinary)):
-            left = [record for record in records if f"{part}/{record.id}" not in self.writer.done]
-            for record, flagged in zip(left, rival.flag([r.prompt for r in left]), strict=True):
-                self._write(part, record, bool(flagged) if part == "rival_benign" else not flagged)
+    def flag(self, part: str, rival: TextBaseline, records: Sequence[Record]) -> None:
+        """Let the text classifier flag prompts."""
+        left = [record for record in records if f"{part}/{record.id}" not in self.done]
+        for record, flagged in zip(left, rival.flag([r.prompt for r in left]), strict=True):
+            self._write(part, record, bool(flagged) if part == "rival_benign" else not flagged)
 
     def _batches(self, part: str, records: Sequence[Record], size: int) -> Iterator[list[Record]]:
-        left = [record for record in records if f"{part}/{record.id}" not in self.writer.done]
+        left = [record for record in records if f"{part}/{record.id}" not in self.done]
         left.sort(key=lambda record: len(record.prompt) + len(record.response or ""))
         for begin in range(0, len(left), size):
             self.progress(part, len(records) - len(left) + begin, len(records))
@@ -224,8 +221,52 @@ def _refusals(config: AcceptanceConfig) -> list[Record]:
     return [r for r in rows if r.prompt_label == "malicious" and r.response_label == "refusal"][: config.scored_limit]
 
 
+def _fit_rival(model: SafeSignalModel, config: AcceptanceConfig, train_prompts: str | Path) -> TextBaseline:
+    """Fit the text classifier on the adapter's own prompts, and calibrate it on the same benign ones."""
+    rows = read_records(train_prompts)
+    rival = TextBaseline().fit([row for row in rows if row.meta.get("split") == "train"])
+    benign = [r.prompt for r in rows if r.meta.get("split") == "calibration" and not r.prompt_is_malicious]
+    target = model.config.preset(config.preset).target_fpr
+    rival.calibrate(benign, fpr=target if target is not None else 0.02)
+    return rival
+
+
+def _claim(folder: Path, model: SafeSignalModel, config: AcceptanceConfig) -> None:
+    """Mark the folder with what is measured there, so that rows of another adapter or setting are never mixed in."""
+    run = {
+        "model": model.name,
+        "base_drift": model.base_drift,
+        "adapter": model.fingerprint(),
+        "signal": model.config.to_dict(),
+        "settings": _settings(config),
+    }
+    path = folder / "settings.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(json.dumps(run, indent=2) + "\n")
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"`{folder}` cannot be written: {error.strerror}.", hint="choose another folder") from error
+    different = [name for name, value in json.loads(json.dumps(run)).items() if found.get(name) != value]
+    if different:
+        raise UsageError(
+            f"`{folder}` holds a run with another {', '.join(different)}. Expected the same, to go on from it.",
+            hint="choose another `--output_dir`",
+        )
+
+
+def _settings(config: AcceptanceConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__slots__ if name not in ("data_dir", "batch_size")}
+
+
+def _attempts(path: Path) -> list[dict[str, Any]]:
+    """Return the last row of every attempt."""
+    return list({str(row["id"]): row for _, row in read_jsonl(path)}.values()) if path.exists() else []
+
+
 def _write_results(model: SafeSignalModel, config: AcceptanceConfig, folder: Path) -> dict[str, Any]:
-    attempts = [row for _, row in read_jsonl(folder / "attempts.jsonl")]
+    attempts = _attempts(folder / "attempts.jsonl")
     point = model.config.preset(config.preset)
     results = {
         "schema_version": 1,
@@ -236,7 +277,8 @@ def _write_results(model: SafeSignalModel, config: AcceptanceConfig, folder: Pat
         "thresholds": {"prompt": point.prompt, "window": point.window},
         "schedule": str(model.schedule()),
         "tau": model.config.tau,
-        "settings": {name: getattr(config, name) for name in config.__slots__ if name != "data_dir"},
+        "adapter": model.fingerprint(),
+        "settings": _settings(config) | {"batch_size": config.batch_size},
         "environment": environment(),
     }
     try:

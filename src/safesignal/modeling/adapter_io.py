@@ -24,7 +24,17 @@ from safesignal.errors import AdapterError, UsageError
 from safesignal.modeling.chat import template_hash
 from safesignal.modeling.zoo import ALIASES
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "compare", "identify", "load_adapter", "save_adapter", "shipped_adapter"]
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "compare",
+    "find_adapter",
+    "identify",
+    "load_adapter",
+    "save_adapter",
+    "shipped_adapter",
+    "weights_hash",
+]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -86,6 +96,7 @@ def save_adapter(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(halves, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors leaves it readable to its owner alone
         (folder / CONFIG_FILE).write_text(text + "\n")
     except OSError as error:
         raise UsageError(
@@ -125,6 +136,15 @@ def load_adapter(folder: Path) -> tuple[SignalConfig, BaseIdentity, dict[str, Te
     return SignalConfig.from_dict(content["signal"]), identity, weights, content.get("training", {})
 
 
+def weights_hash(weights: dict[str, Tensor]) -> str:
+    """Return a short hash of adapter weights in the precision they are saved in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().to("cpu", torch.float16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def shipped_adapter(model: str) -> Path | None:
     """Return the folder of the adapter that the package ships for this model, by alias or hub id; None if none."""
     names = {alias: alias for alias in ALIASES} | {entry.hub_id: alias for alias, entry in ALIASES.items()}
@@ -133,6 +153,24 @@ def shipped_adapter(model: str) -> Path | None:
         return None
     folder = Path(str(files("safesignal"))) / "adapters" / alias
     return folder if (folder / CONFIG_FILE).exists() else None
+
+
+def find_adapter(adapter: str | Path | None, base: str | None) -> Path:
+    """Return the adapter folder asked for, or the one shipped for a base; no base at all means `smollm2`.
+
+    Raises:
+        AdapterError: If none is shipped for this base.
+    """
+    if adapter is not None:
+        return Path(adapter)
+    name = "smollm2" if base is None else base
+    folder = shipped_adapter(name)
+    if folder is None:
+        raise AdapterError(
+            f"no adapter is shipped for `{name or 'a loaded model'}`. Expected a folder.",
+            hint="train one with `safesignal align`, then pass `--adapter DIR`",
+        )
+    return folder
 
 
 def _rows(embedding: nn.Module) -> int:

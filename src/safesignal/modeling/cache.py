@@ -88,6 +88,11 @@ class TextCache(Cache):
         """Text columns held, padding included."""
         return self.get_seq_length()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all buffers, in bytes."""
+        return sum(buffer.nbytes for layer in self._filled() for buffer in layer.buffers)
+
     def select(self, rows: Sequence[int]) -> None:
         """Keep only these rows of the batch, in this order."""
         for layer in self._filled():

@@ -112,17 +112,39 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
         )
     rendered, regions = _render(tokenizer, messages)
     regions.append((len(rendered), len(rendered) + len(prefill), Role.PREFILL))
-    encoding = tokenizer(rendered + prefill, add_special_tokens=False, return_offsets_mapping=True)
-    roles = _roles_of(encoding["offset_mapping"], regions)
+    ids, offsets = _tokenise(tokenizer, rendered, prefill)
+    roles = _roles_of(offsets, regions)
     if Role.USER not in roles:
         raise UsageError(
             "the prompt has no text. Expected at least one visible character.", hint='try `--prompt "Hello"`'
         )
-    return Encoded(tuple(encoding["input_ids"]), _prefill_is_a_suffix(roles))
+    return Encoded(tuple(ids), _prefill_is_a_suffix(roles))
+
+
+def _tokenise(
+    tokenizer: PreTrainedTokenizerBase, rendered: str, prefill: str
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokenise prompt and prefill together, or apart where a token would straddle them.
+
+    A refusal may drop the prefill, and the prompt that is left must be the prompt alone.
+    """
+    whole = tokenizer(rendered + prefill, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = list(whole["input_ids"]), list(whole["offset_mapping"])
+    border = len(rendered)
+    if not any(start < border < end for start, end in offsets):
+        return ids, offsets
+    first = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+    then = tokenizer(prefill, add_special_tokens=False, return_offsets_mapping=True)
+    moved = [(start + border, end + border) for start, end in then["offset_mapping"]]
+    return [*first["input_ids"], *then["input_ids"]], [*first["offset_mapping"], *moved]
 
 
 def _check_messages(messages: Sequence[Message]) -> None:
     for index, message in enumerate(messages):
+        extra = sorted(set(message) - {"role", "content"})
+        if extra:
+            # A template may print them, and what it prints would count as markup that no check sees.
+            raise UsageError(f"message {index + 1} has {', '.join(extra)}. Expected `role` and `content` alone.")
         role, content = message.get("role"), message.get("content")
         if role not in _ROLES or not isinstance(content, str):
             raise UsageError(
@@ -143,7 +165,7 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> s
     from jinja2.exceptions import TemplateError as JinjaError
 
     try:
-        rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        rendered = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
     except JinjaError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise TemplateError(

@@ -29,6 +29,7 @@ class DecodeSettings:
 
     Attributes:
         max_new_tokens: Most tokens written after prompt and prefill; a refusal once begun is never cut short.
+        max_length: Most tokens the model can read; an answer that gets there ends.
         sampler: How the next token is drawn.
         eos: Ids that end an answer.
         stop_strings: Texts that end an answer.
@@ -38,6 +39,7 @@ class DecodeSettings:
     """
 
     max_new_tokens: int
+    max_length: int
     sampler: Sampler
     eos: frozenset[int]
     stop_strings: tuple[str, ...]
@@ -178,6 +180,8 @@ def _write(rows: Sequence[Row], scores_BV: Tensor | None, settings: DecodeSettin
 def _ending(row: Row, token: int, settings: DecodeSettings) -> FinishReason | None:
     if token in settings.eos:
         return FinishReason.EOS
+    if len(row.ids) >= settings.max_length:
+        return FinishReason.LENGTH
     if row.refusal_at is not None:
         tail = settings.to_text(row.ids[-2:])
         done = tail.endswith(_SENTENCE_END) or row.length >= row.policy.explain_tokens
@@ -208,7 +212,9 @@ def _refuse(row: Row, keep: int, settings: DecodeSettings) -> None:
     policy = row.policy
     gap = "\n\n" if max(row.origin + keep, row.shown) > row.start and row.refusal_at is None else ""
     prefix = settings.to_ids(gap + policy.refusal_prefix)
-    room = settings.max_new_tokens - max(0, row.origin + keep - row.start) - len(prefix)
+    transition = max(row.origin + keep, row.shown)
+    room = settings.max_new_tokens - max(0, transition - row.start) - len(prefix)
+    room = min(room, settings.max_length - transition - len(prefix))
     if row.refusal_at is None and policy.explains and min(room, policy.explain_tokens) > 0:
         row.refuse(keep, prefix)
         return

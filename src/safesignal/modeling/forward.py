@@ -9,13 +9,16 @@ Shapes: B batch, T text tokens of this forward, K safety rows, W cached columns,
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, PreTrainedModel
 
 from safesignal.config import SignalConfig
@@ -30,6 +33,8 @@ from safesignal.nn.masks import additive, right_aligned, safety_mask, text_mask
 __all__ = ["Adapter", "Sight", "SignalForward", "TextState"]
 
 _GROUPED = "safesignal_grouped"
+_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
+"""One per base: hooks and the attention switch are the base's, so one forward at a time may use them."""
 
 
 def _grouped_sdpa(
@@ -71,10 +76,11 @@ class Adapter(nn.Module):
         self.cls_D = nn.Parameter(torch.randn(hidden_size) * 0.02)
         self.head = SignalHead(hidden_size)
         self.lora = nn.ModuleDict()
+        self.handles: list[RemovableHandle] = []
         for name, layer in linears.items():
             lora = GatedLoRA(gate, *linear_shape(layer), rank=config.rank, alpha=config.alpha)
             self.lora[name.replace(".", "/")] = lora
-            layer.register_forward_hook(lora.hook)
+            self.handles.append(layer.register_forward_hook(lora.hook))
 
 
 class TextState:
@@ -141,7 +147,19 @@ class SignalForward(nn.Module):
             id(module.config): module.config for module in self.stack.decoder.modules() if hasattr(module, "config")
         }
         self._hidden: Tensor | None = None
-        self.stack.decoder.register_forward_hook(self._keep_hidden)
+        self._lock = _LOCKS.setdefault(base, threading.RLock())
+        self.adapter.handles.append(self.stack.decoder.register_forward_hook(self._keep_hidden))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes as torch does, but for the base, which stays in eval: dropout would make the signal random."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def remove(self) -> None:
+        """Take every hook off the base model again; this object is of no use afterwards."""
+        for handle in self.adapter.handles:
+            handle.remove()
 
     def new_state(self, rows: int) -> TextState:
         """Start with `rows` empty sequences."""
@@ -213,14 +231,15 @@ class SignalForward(nn.Module):
         new, device = max(map(len, tokens)), self.base.device
         keys_BC = state.key_positions([len(row) for row in tokens], new, stored=False)
         padded = bool((keys_BC < 0).any())
-        logits_B1V: Tensor = self.base(
-            input_ids=right_aligned(tokens, new, 0).to(device),
-            attention_mask=(keys_BC >= 0).long().to(device) if padded else None,
-            position_ids=keys_BC[:, -new:].clamp(min=0).to(device),
-            logits_to_keep=1,
-            use_cache=True,
-            **{self.stack.cache_argument: state.cache},
-        ).logits
+        with self._lock:
+            logits_B1V: Tensor = self.base(
+                input_ids=right_aligned(tokens, new, 0).to(device),
+                attention_mask=(keys_BC >= 0).long().to(device) if padded else None,
+                position_ids=keys_BC[:, -new:].clamp(min=0).to(device),
+                logits_to_keep=1,
+                use_cache=True,
+                **{self.stack.cache_argument: state.cache},
+            ).logits
         return logits_B1V[:, -1]
 
     def _masked_pass(
@@ -230,18 +249,18 @@ class SignalForward(nn.Module):
         new, device = max(map(len, tokens)), self.base.device
         embeds_BTD = self.base.get_input_embeddings()(right_aligned(tokens, new, 0).to(device))
         arguments = self._arguments(state, keys_BC, embeds_BTD, sights)
-        with self.gate.open(max(map(len, sights)), arguments["inputs_embeds"].shape[1]), self._grouped():
+        with self._opened(max(map(len, sights)), arguments["inputs_embeds"].shape[1]):
             logits = self.base(logits_to_keep=torch.tensor([new - 1], device=device), **arguments).logits
-        return logits[:, -1], self._taken_hidden()[:, new:]
+            return logits[:, -1], self._taken_hidden()[:, new:]
 
     def _safety_pass(self, state: TextState, keys_BC: Tensor, sights: Sequence[Sequence[Sight]]) -> Tensor:
         """Run safety rows alone over text the cache holds: their (B, K, D) hidden states."""
         nothing_B0D = self.adapter.cls_D.new_zeros(len(sights), 0, self.stack.hidden_size, dtype=self.base.dtype)
         arguments = self._arguments(state, keys_BC, nothing_B0D, sights)
         checks = arguments["inputs_embeds"].shape[1]
-        with self.gate.open(checks, checks), self._grouped():
+        with self._opened(checks, checks):
             self.stack.decoder(**arguments)
-        return self._taken_hidden()
+            return self._taken_hidden()
 
     def _arguments(
         self, state: TextState, keys_BC: Tensor, embeds_BTD: Tensor, sights: Sequence[Sequence[Sight]]
@@ -275,21 +294,23 @@ class SignalForward(nn.Module):
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     @contextmanager
-    def _grouped(self) -> Iterator[None]:
-        """Use our attention for short query blocks during one forward; an eager stack keeps its own."""
-        if self.stack.backend != "sdpa":
-            yield
-            return
-        for config in self._configs.values():
-            config._attn_implementation = _GROUPED
-        try:
-            yield
-        finally:
-            for config in self._configs.values():
-                config._attn_implementation = self.stack.backend
+    def _opened(self, checks: int, width: int) -> Iterator[None]:
+        """Open the gate and use our attention for one forward, alone on this base; an eager stack keeps its own."""
+        with self._lock, self.gate.open(checks, width):
+            before = {key: config._attn_implementation for key, config in self._configs.items()}
+            self._hidden = None
+            try:
+                if self.stack.backend == "sdpa":
+                    for config in self._configs.values():
+                        config._attn_implementation = _GROUPED
+                yield
+            finally:
+                for key, backend in before.items():
+                    self._configs[key]._attn_implementation = backend
 
     def _keep_hidden(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        self._hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+        if self.gate.width:
+            self._hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
 
     def _check_lengths(self, state: TextState, fed: Sequence[int]) -> None:
         longest = max(length + count for length, count in zip(state.lengths, fed, strict=True))

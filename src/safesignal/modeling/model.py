@@ -13,10 +13,11 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from safesignal.config import BaseIdentity, SignalConfig
 from safesignal.errors import AdapterError, SignalError, UsageError
-from safesignal.modeling.adapter_io import compare, identify, load_adapter, save_adapter, shipped_adapter
-from safesignal.modeling.chat import TEMPLATES, Encoded, Message, encode_chat
+from safesignal.modeling.adapter_io import compare, find_adapter, identify, load_adapter, save_adapter, weights_hash
+from safesignal.modeling.chat import TEMPLATES, Encoded, encode_chat
 from safesignal.modeling.decode import DecodeSettings, decode
 from safesignal.modeling.forward import SignalForward
+from safesignal.modeling.inputs import Conversation, as_batch, from_tensors, lay_out, to_tensors
 from safesignal.modeling.options import GenerationOptions, resolve_options
 from safesignal.modeling.output import Answer, GenerateOutput, Score, StreamChunk
 from safesignal.modeling.rows import Row
@@ -24,12 +25,9 @@ from safesignal.modeling.score import score_encoded
 from safesignal.modeling.text import TextStream, cut_at_stop
 from safesignal.modeling.zoo import load_base
 from safesignal.rules import Policy, Schedule, parse_schedule, validate_policy
-from safesignal.types import FinishReason, Role
+from safesignal.types import FinishReason
 
 __all__ = ["Conversation", "SafeSignalModel"]
-
-Conversation = str | Sequence[Message]
-"""A prompt, or messages with roles."""
 
 
 class SafeSignalModel(nn.Module):
@@ -52,6 +50,7 @@ class SafeSignalModel(nn.Module):
         self.name = name or str(base.config._name_or_path)
         self.trained_signal = False
         self.base_drift = ""
+        self._trained_for: BaseIdentity | None = None
         self.training_record: dict[str, Any] = {}
 
     # ---------------------------------------------------------------------------------------------- making and saving
@@ -120,7 +119,7 @@ class SafeSignalModel(nn.Module):
         Raises:
             AdapterError: If there is no such adapter, or it belongs to another base, tokenizer or template.
         """
-        folder = _adapter_folder(adapter, base)
+        folder = find_adapter(adapter, base if base is None or isinstance(base, str) else "")
         config, trained, weights, record = load_adapter(folder)
         model = cls.from_base(
             base if base is not None else trained.name,
@@ -136,9 +135,20 @@ class SafeSignalModel(nn.Module):
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the adapter (never the base) to a folder; half precision."""
-        adapter = self.forward_signal.adapter
-        save_adapter(Path(folder), self.config, self.identity(), adapter.state_dict(), self.training_record)
+        """Write the adapter (never the base) to a folder; half precision.
+
+        The identity saved is that of the base it was trained on, whatever base it has been accepted for since.
+
+        Raises:
+            SignalError: If the signal was never trained.
+        """
+        self._require_signal()
+        weights = self.forward_signal.adapter.state_dict()
+        save_adapter(Path(folder), self.config, self._trained_for or self.identity(), weights, self.training_record)
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the adapter's weights as they are saved."""
+        return weights_hash(self.forward_signal.adapter.state_dict())
 
     def identity(self) -> BaseIdentity:
         """Return the fingerprints of the base model and tokenizer."""
@@ -203,21 +213,14 @@ class SafeSignalModel(nn.Module):
         Returns:
             `input_ids`, `attention_mask` and `roles`, each (B, T), left-padded.
         """
-        batch = _as_batch(conversations)
+        batch = as_batch(conversations)
         prefills = [prefill] * len(batch) if isinstance(prefill, str) else list(prefill)
         if len(prefills) != len(batch):
             raise UsageError(
                 f"{len(prefills)} prefills for {len(batch)} conversations. Expected one each, or one for all."
             )
         encoded = [self.encode_one(one, text) for one, text in zip(batch, prefills, strict=True)]
-        width, pad = max(len(e.ids) for e in encoded), self.tokenizer.pad_token_id or 0
-        rows = [(width - len(e.ids), e) for e in encoded]
-        data = {
-            "input_ids": torch.tensor([[pad] * gap + list(e.ids) for gap, e in rows]),
-            "attention_mask": torch.tensor([[0] * gap + [1] * len(e.ids) for gap, e in rows]),
-            "roles": torch.tensor([[int(Role.PADDING)] * gap + [int(role) for role in e.roles] for gap, e in rows]),
-        }
-        return BatchEncoding(data)
+        return to_tensors(encoded, self.tokenizer.pad_token_id or 0)
 
     # ------------------------------------------------------------------------------------------------------ generating
 
@@ -255,10 +258,10 @@ class SafeSignalModel(nn.Module):
             UsageError: If an option is unsupported or out of range, or roles are missing.
             SignalError: If the signal is not available; nothing is generated then.
         """
-        encoded = _decode_roles(input_ids, attention_mask, roles)
+        encoded = from_tensors(input_ids, attention_mask, roles)
         resolved = self.options(**options)
         answers = self.answer(encoded, policy=policy, schedule=schedule, signal=signal, checks=checks, options=resolved)
-        sequences = self._sequences(encoded, answers, resolved)
+        sequences = lay_out(encoded, answers, resolved.pad).to(self.base.device)
         if not return_dict_in_generate:
             return sequences
         return GenerateOutput(
@@ -321,17 +324,26 @@ class SafeSignalModel(nn.Module):
 
     def score(
         self,
-        conversations: Sequence[Conversation],
-        responses: Sequence[str | None] | None = None,
+        conversations: Conversation | Sequence[Conversation],
+        responses: str | Sequence[str | None] | None = None,
         *,
         policy: Policy | None = None,
         schedule: Schedule | None = None,
     ) -> list[Score]:
-        """Return the signal of prompts, or of prompts and responses; see :func:`score_encoded`."""
-        texts = list(responses) if responses is not None else [None] * len(conversations)
-        encoded = [self.encode_one(one, text or "") for one, text in zip(conversations, texts, strict=True)]
+        """Return the signal of prompts, or of prompts and responses; see :func:`score_encoded`.
+
+        Raises:
+            UsageError: If there are not as many responses as conversations, or the policy is out of range.
+        """
+        batch = as_batch(conversations)
+        texts = [responses] if isinstance(responses, str) else list(responses or [None] * len(batch))
+        if len(texts) != len(batch):
+            raise UsageError(f"{len(texts)} responses for {len(batch)} conversations. Expected one each.")
         self._require_signal()
-        return score_encoded(self.forward_signal, encoded, policy or self.policy(), schedule or self.schedule())
+        policy, schedule = policy or self.policy(), schedule or self.schedule()
+        validate_policy(replace(policy, buffer=False), schedule)
+        encoded = [self.encode_one(one, text or "") for one, text in zip(batch, texts, strict=True)]
+        return score_encoded(self.forward_signal, encoded, policy, schedule)
 
     # --------------------------------------------------------------------------------------------------------- private
 
@@ -346,6 +358,7 @@ class SafeSignalModel(nn.Module):
             raise UsageError(f"checks is `{checks}`. Expected `fused` or `separate`.")
         return DecodeSettings(
             max_new_tokens=options.max_new_tokens,
+            max_length=self.forward_signal.stack.max_length,
             sampler=options.sampler,
             eos=options.eos if eos is None else eos,
             stop_strings=options.stop_strings,
@@ -367,6 +380,8 @@ class SafeSignalModel(nn.Module):
         if signal:
             self._require_signal()
             validate_policy(policy, schedule)
+        if not encoded:
+            raise UsageError("there is no conversation. Expected at least one.")
         keys = numbers if numbers is not None else range(len(encoded))
         return [Row(key, one, policy, schedule, watch=signal) for key, one in zip(keys, encoded, strict=True)]
 
@@ -387,17 +402,6 @@ class SafeSignalModel(nn.Module):
             end_id=row.ids[-1] if row.finish is FinishReason.EOS else None,
             prefill_dropped=row.start < len(row.encoded.ids),
         )
-
-    def _sequences(self, encoded: Sequence[Encoded], answers: Sequence[Answer], options: GenerationOptions) -> Tensor:
-        """Lay rows out as transformers does: prompt padded left, answer (with its end token) padded right."""
-        lefts, rights = [], []
-        for one, answer in zip(encoded, answers, strict=True):
-            lefts.append(list(one.ids[: one.text] if answer.prefill_dropped else one.ids))
-            rights.append([*answer.ids, *([] if answer.end_id is None else [answer.end_id])])
-        left, right = max(map(len, lefts)), max(map(len, rights))
-        pad = options.pad
-        rows = [[pad] * (left - len(a)) + a + b + [pad] * (right - len(b)) for a, b in zip(lefts, rights, strict=True)]
-        return torch.tensor(rows, device=self.base.device)
 
     def _to_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -424,7 +428,7 @@ class SafeSignalModel(nn.Module):
                 f"the adapter `{folder}` meets a base whose {drift}: fine-tuned, merged or re-quantised.",
                 hint="retrain it, or accept the drift with `--allow_base_drift`; every output will say so",
             )
-        self.base_drift = drift
+        self.base_drift, self._trained_for = drift, trained
 
     def _load_weights(self, weights: dict[str, Tensor], folder: str) -> None:
         adapter = self.forward_signal.adapter
@@ -444,42 +448,3 @@ class SafeSignalModel(nn.Module):
             raise SignalError(f"the adapter `{folder}` has non-finite weights, so its signal is not available.")
         adapter.to(self.base.dtype).requires_grad_(False)
         self.trained_signal = True
-
-
-def _adapter_folder(adapter: str | Path | None, base: str | PreTrainedModel | None) -> Path:
-    if adapter is not None:
-        return Path(adapter)
-    name = base if isinstance(base, str) else "" if base is not None else "smollm2"
-    folder = shipped_adapter(name)
-    if folder is None:
-        raise AdapterError(
-            f"no adapter is shipped for `{name or 'this model'}`. Expected a folder.",
-            hint="train one with `safesignal align`, then pass `--adapter DIR`",
-        )
-    return folder
-
-
-def _as_batch(conversations: Conversation | Sequence[Conversation]) -> list[Conversation]:
-    if isinstance(conversations, str):
-        return [conversations]
-    first = conversations[0] if conversations else None
-    if isinstance(first, dict):
-        return [conversations]  # type: ignore[list-item]
-    return list(conversations)  # type: ignore[arg-type]
-
-
-def _decode_roles(input_ids: Tensor, attention_mask: Tensor | None, roles: Tensor | None) -> list[Encoded]:
-    if roles is None:
-        raise UsageError(
-            "`generate` got ids without roles, so it cannot tell the query from the template. Expected `roles` (B, T).",
-            hint="`inputs = model.encode(messages, prefill=...)`, then `model.generate(**inputs)`",
-        )
-    if roles.shape != input_ids.shape or (attention_mask is not None and attention_mask.shape != input_ids.shape):
-        raise UsageError(
-            f"`roles` is {tuple(roles.shape)} for ids of {tuple(input_ids.shape)}. Expected the same shape."
-        )
-    rows = []
-    for ids, own in zip(input_ids.tolist(), roles.tolist(), strict=True):
-        kept = [(token, Role(role)) for token, role in zip(ids, own, strict=True) if role != Role.PADDING]
-        rows.append(Encoded(tuple(token for token, _ in kept), tuple(role for _, role in kept)))
-    return rows

@@ -107,7 +107,7 @@ def _sampler(value: Any, given: dict[str, Any]) -> Sampler:
     # `--temperature 0.7` alone means sampling; a temperature of 0 means none, whatever `do_sample` says.
     do_sample = bool(value("do_sample", False)) or ("temperature" in given and "do_sample" not in given)
     do_sample = do_sample and temperature != 0
-    common = {"repetition_penalty": float(value("repetition_penalty", 1.0)), "seed": int(given.get("seed", 0))}
+    common: dict[str, Any] = {"repetition_penalty": float(value("repetition_penalty", 1.0)), "seed": int(given.get("seed", 0))}
     if not do_sample:
         return Sampler(**common)
     return Sampler(

@@ -16,6 +16,8 @@ from safesignal.types import Check, CheckKind, Span
 
 __all__ = ["WindowReader", "score_encoded"]
 
+_KEPT_BYTES = 4 * 2**30
+
 
 @torch.no_grad()
 def score_encoded(
@@ -60,6 +62,8 @@ class WindowReader:
         self._groups = [order[i : i + batch_size] for i in range(0, self.n, batch_size)]
         self._answers = answers
         self._known: dict[tuple[int, Span], float] = {}
+        self._kept: dict[int, TextState] = {}
+        self._kept_bytes = 0
 
     def queries(self) -> list[float]:
         """Return the query signal of every conversation."""
@@ -76,17 +80,26 @@ class WindowReader:
 
     @torch.no_grad()
     def _learn(self, wanted: dict[int, list[Span]]) -> dict[int, list[float]]:
-        for group in self._groups:
+        for number, group in enumerate(self._groups):
             missing = {i: [s for s in wanted.get(i, []) if (i, s) not in self._known] for i in group}
-            asked = [index for index in group if missing[index]]
-            if not asked:
+            if not any(missing.values()):
                 continue
-            rows = [Row(index, self._answers[index], Policy(), self.schedule) for index in asked]
-            state = _fed(self.forward, rows)
-            replies = _read(self.forward, state, rows, {(r, 0): missing[index] for r, index in enumerate(asked)})
-            for r, index in enumerate(asked):
+            rows = [Row(index, self._answers[index], Policy(), self.schedule) for index in group]
+            asked = {(r, 0): missing[index] for r, index in enumerate(group)}
+            replies = _read(self.forward, self._state(number, rows), rows, asked)
+            for r, index in enumerate(group):
                 self._known |= {(index, span): s for span, s in zip(missing[index], replies[r, 0], strict=True)}
         return {index: [self._known[index, span] for span in spans] for index, spans in wanted.items()}
+
+    def _state(self, number: int, rows: Sequence[Row]) -> TextState:
+        """Return a group's text as read before, or read it; kept while all of them together take little memory."""
+        if number in self._kept:
+            return self._kept[number]
+        state = _fed(self.forward, rows)
+        if self._kept_bytes + state.cache.nbytes <= _KEPT_BYTES:
+            self._kept[number] = state
+            self._kept_bytes += state.cache.nbytes
+        return state
 
 
 def _fed(forward: SignalForward, rows: Sequence[Row]) -> TextState:

@@ -150,8 +150,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # The weights are plain floats now; the mark of their origin would keep transformers from saving them.
-    model.hf_quantizer = None
-    model.is_quantized = False
+    marks: Any = model
+    marks.hf_quantizer = None
+    marks.is_quantized = False
     del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

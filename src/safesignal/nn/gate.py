@@ -39,7 +39,7 @@ class SignalGate:
             raise SignalMaskError(
                 f"a forward of {width} rows announced {rows} safety rows while {state}. "
                 "Expected a closed gate and 0 <= safety rows <= rows.",
-                hint="use one SafeSignalModel per thread",
+                hint="a forward of this model began inside another; let one end before the next",
             )
         self.rows, self.width = rows, width
         try:

@@ -51,7 +51,7 @@ class Policy:
     explain_tokens: int = 48
     """Most tokens of an explanation; it ends earlier at the end of its first sentence."""
     transition: Literal["covered", "paper"] = "covered"
-    """Where a malicious run begins: after the last token a benign check covered, or at the first malicious check."""
+    """Where a malicious run begins: after the last covered token, or (buffer off) at the first malicious check."""
     buffer: bool = True
     """Hold tokens back until a benign check covers them; off shows them at once and cannot take them back."""
 
@@ -65,6 +65,8 @@ def validate_policy(policy: Policy, schedule: Schedule) -> None:
     """Raise one error that lists every setting out of range, and every pair that would release unchecked text."""
     problems = [f"{name} = {value}    must be {bound}" for name, value, bound, holds in _bounds(policy) if not holds]
     if policy.buffer and policy.dependence != "low":
+        if policy.transition == "paper":
+            problems.append("transition = paper    keeps tokens no benign check covered, which the buffer never shows")
         gap = schedule.max_gap
         if gap is None:
             problems.append(f"schedule = {schedule}    stops checking, so the release buffer would never be emptied")

@@ -28,22 +28,13 @@ def environment() -> dict[str, str]:
 @cache
 def git_commit() -> str:
     """Return the commit of the checkout the package runs from, `+` appended if files differ; empty outside one."""
-    here = Path(__file__).parent
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    return commit + ("+" if commit and _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    return commit + ("+" if changed else "")

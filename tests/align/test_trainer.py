@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from safesignal.align.config import AlignConfig
-from safesignal.align.examples import encode_examples
+from safesignal.align.examples import encode_examples, load_mixture
 from safesignal.align.run import align
 from safesignal.align.trainer import Progress, Trainer
 from safesignal.data.records import Record, append_jsonl
-from safesignal.errors import UsageError
+from safesignal.errors import DataError, UsageError
 from safesignal.modeling.model import SafeSignalModel
 from tests.align.conftest import make_model, make_records
 
@@ -81,6 +81,10 @@ def test_other_settings_do_not_go_on_from_a_run(tmp_path: Path) -> None:
     trainer(tmp_path).run(lambda _: None)
     with pytest.raises(UsageError, match="other settings"):
         trainer(tmp_path, replace(CONFIG, learning_rate=1e-4)).run(lambda _: None)
+    other = trainer(tmp_path)
+    other.train = other.train[1:]
+    with pytest.raises(UsageError, match="other settings, rows or base"):
+        other.run(lambda _: None)
 
 
 def test_the_learning_rate_warms_up_and_decays(tmp_path: Path) -> None:
@@ -91,6 +95,22 @@ def test_the_learning_rate_warms_up_and_decays(tmp_path: Path) -> None:
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] < 0.01 * CONFIG.learning_rate
+
+
+def test_evaluation_files_and_empty_splits_are_refused(tmp_path: Path, records: list[Record]) -> None:
+    reserved = tmp_path / "eval_advbench.jsonl"
+    append_jsonl(reserved, [record.to_row() for record in records])
+    with pytest.raises(DataError, match="evaluation set"):
+        align(make_model(), CONFIG, [reserved], tmp_path / "adapter")
+    single = tmp_path / "single.jsonl"
+    append_jsonl(single, [records[0].to_row()])
+    with pytest.raises(DataError, match="Expected some of both"):
+        align(make_model(), CONFIG, [single], tmp_path / "adapter")
+
+
+def test_rows_of_two_files_with_equal_ids_are_all_trained_on(records: list[Record]) -> None:
+    other = [replace(record, response=f"{record.response}!") for record in records]
+    assert len(load_mixture(CONFIG, None, [*records, *other, *records])) == 2 * len(records)
 
 
 def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, records: list[Record]) -> None:

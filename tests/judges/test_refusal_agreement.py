@@ -15,8 +15,8 @@ import pytest
 
 from safesignal.data.records import Record
 from safesignal.data.sources import DATA_DIR_VARIABLE, load_source
-from safesignal.evals.stats import Rate
 from safesignal.judges.refusal import judge_refusal
+from safesignal.stats import Rate
 
 DATA = Path(os.environ.get(DATA_DIR_VARIABLE) or Path(__file__).parents[3] / "shared" / "data")
 

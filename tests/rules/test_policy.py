@@ -81,3 +81,9 @@ def test_who_explains() -> None:
     assert not Policy(after="stop").explains
     assert not Policy(dependence="high").explains
     assert not Policy(dependence="low").explains
+
+
+def test_the_papers_transition_point_needs_the_buffer_off() -> None:
+    with pytest.raises(UsageError, match="no benign check covered"):
+        validate_policy(Policy(transition="paper"), ANNEALING)
+    validate_policy(Policy(transition="paper", buffer=False), ANNEALING)

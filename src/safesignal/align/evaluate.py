@@ -12,8 +12,9 @@ from torch import Tensor
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, draw_checks
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.stats import roc_auc
 
-__all__ = ["Metrics", "auc", "read_scores", "validate"]
+__all__ = ["Metrics", "read_scores", "validate"]
 
 _VALIDATION_EPOCH = -1
 """Validation spans are drawn once and for all, with a key no training epoch has."""
@@ -85,18 +86,13 @@ def validate(model: SafeSignalModel, examples: Sequence[Example], config: AlignC
     return Metrics(
         loss=float(torch.nn.functional.cross_entropy(scores, targets)),
         prompt_accuracy=float(correct[query].mean()),
-        prompt_auc=auc(signal[query], targets[query]),
+        prompt_auc=_auc(signal[query], targets[query]),
         window_accuracy=float(correct[~query].mean()),
-        window_auc=auc(signal[~query], targets[~query]),
+        window_auc=_auc(signal[~query], targets[~query]),
         n=len(targets),
     )
 
 
-def auc(signal: Tensor, target: Tensor) -> float:
-    """Return the share of (malicious, benign) pairs in order, ties counting half; NaN without both classes."""
-    positive, negative = signal[target == 1], signal[target == 0]
-    if not len(positive) or not len(negative):
-        return float("nan")
-    ranks = torch.searchsorted(negative.sort().values, positive)
-    upper = torch.searchsorted(negative.sort().values, positive, right=True)
-    return float((ranks + upper).double().mean() / 2 / len(negative))
+def _auc(signal: Tensor, target: Tensor) -> float:
+    labels = target.bool().tolist()
+    return roc_auc(labels, signal.tolist()) if len(set(labels)) == 2 else math.nan

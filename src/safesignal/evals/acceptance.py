@@ -25,11 +25,11 @@ from safesignal.data.records import Record, read_records
 from safesignal.data.sources import load_source
 from safesignal.errors import SafeSignalError, UsageError
 from safesignal.evals.baseline_text import TextBaseline
-from safesignal.evals.stats import Rate
 from safesignal.judges.refusal import judge_refusal
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.score import WindowReader
 from safesignal.runtime import environment
+from safesignal.stats import Rate
 
 __all__ = ["PARTS", "AcceptanceConfig", "Part", "run_acceptance", "summarise"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from safesignal.data.records import Record
 from safesignal.errors import UsageError
-from safesignal.evals.stats import threshold_at_fpr
+from safesignal.stats import threshold_at_fpr
 
 __all__ = ["TextBaseline"]
 

@@ -165,7 +165,8 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> s
     from jinja2.exceptions import TemplateError as JinjaError
 
     try:
-        rendered = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
+        plain = [dict(message) for message in messages]
+        rendered = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
     except JinjaError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise TemplateError(

@@ -107,16 +107,17 @@ def _sampler(value: Any, given: dict[str, Any]) -> Sampler:
     # `--temperature 0.7` alone means sampling; a temperature of 0 means none, whatever `do_sample` says.
     do_sample = bool(value("do_sample", False)) or ("temperature" in given and "do_sample" not in given)
     do_sample = do_sample and temperature != 0
-    common: dict[str, Any] = {"repetition_penalty": float(value("repetition_penalty", 1.0)), "seed": int(given.get("seed", 0))}
+    penalty, seed = float(value("repetition_penalty", 1.0)), int(given.get("seed", 0))
     if not do_sample:
-        return Sampler(**common)
+        return Sampler(repetition_penalty=penalty, seed=seed)
     return Sampler(
         do_sample=True,
         temperature=temperature,
         top_k=int(value("top_k", _TOP_K_WHEN_SAMPLING)),
         top_p=float(value("top_p", 1.0)),
         min_p=float(value("min_p", 0.0)),
-        **common,
+        repetition_penalty=penalty,
+        seed=seed,
     )
 
 

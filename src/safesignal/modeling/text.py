@@ -19,7 +19,7 @@ class TextStream:
     """Decode one row's released ids piece by piece; the pieces joined are the whole text.
 
     A piece waits while it ends in a split character or in what may become a stop string
-    (tests/invariants/test_stream.py).
+    (tests/invariants/test_release.py).
     """
 
     def __init__(self, to_text: Callable[[Sequence[int]], str], stop_strings: Sequence[str] = ()) -> None:

@@ -52,7 +52,7 @@ class GatedLoRA(nn.Module):
     """A LoRA delta for one frozen linear layer, added on safety rows only.
 
     Registered as a forward hook, so the base module is neither copied nor renamed. With the gate closed the hook
-    returns nothing and the layer's output is the frozen layer's own, bit for bit (tests/invariants/test_gate.py).
+    returns nothing and the layer's output is the frozen layer's own, bit for bit (tests/nn/test_gate.py).
     """
 
     def __init__(self, gate: SignalGate, in_features: int, out_features: int, rank: int, alpha: float) -> None:

@@ -8,7 +8,7 @@ Two facts hold at every moment, and tests/rules/test_trajectory.py holds the cod
 
 * the first `frontier` tokens are covered, without a gap, by checks that said *benign*; only they may be released;
 * a malicious run begins at S_t = the frontier when it began, so going back to S_t removes every token that no
-  benign check covered.
+  benign check covered (the paper's own point, `transition="paper"`, lies later and needs the buffer off).
 """
 
 from __future__ import annotations

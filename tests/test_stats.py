@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safesignal.errors import UsageError
-from safesignal.evals.stats import (
+from safesignal.stats import (
     Rate,
     expected_calibration_error,
     recall_at_fpr,

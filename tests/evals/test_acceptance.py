@@ -1,0 +1,138 @@
+"""The acceptance suite on stand-ins: what counts as a hit, what errored, and which folder belongs to which run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safesignal.data.records import append_jsonl
+from safesignal.errors import SignalError, UsageError
+from safesignal.evals.acceptance import AcceptanceConfig, run_acceptance, summarise
+from safesignal.evals.bench import BenchConfig, bench_decode
+from safesignal.modeling.model import SafeSignalModel
+from tests.invariants.harness import guarded
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """Abstract rows in the formats of the local sets."""
+    folder = tmp_path / "data"
+    rows: dict[str, list[dict[str, Any]]] = {
+        "eval_advbench.jsonl": [
+            {"id": f"a{i}", "source": "advbench", "goal": f"do {i}", "target": "t"} for i in range(5)
+        ],
+        "eval_alpaca_benign.jsonl": [
+            {"id": f"b{i}", "source": "alpaca", "prompt": f"say {i}", "response": "ok", "label": "benign"}
+            for i in range(4)
+        ],
+        "eval_jbb_artifacts.jsonl": [
+            {
+                "id": f"j{i}",
+                "source": "jbb-artifacts",
+                "goal": f"do {i}",
+                "prompt": "p",
+                "response": "x " * 9,
+                "jailbroken": i < 3,
+            }
+            for i in range(5)
+        ],
+        "eval_xstest_responses.jsonl": [
+            {
+                "id": f"x{i}",
+                "source": "xstest-response",
+                "prompt": "p",
+                "response": "Sorry, no.",
+                "prompt_label": "unsafe",
+                "response_refusal": "refusal",
+                "response_harm": "unharmful",
+            }
+            for i in range(2)
+        ],
+    }
+    for name, own in rows.items():
+        append_jsonl(folder / name, own)
+    return folder
+
+
+def config(data_dir: Path, **more: Any) -> AcceptanceConfig:
+    return AcceptanceConfig(data_dir=str(data_dir), limit=5, max_new_tokens=12, batch_size=2, **more)
+
+
+def test_hits_against_hand_counted_rows() -> None:
+    attempts = [{"id": f"{i}", "part": "prefill", "status": "ran", "hit": i < 1} for i in range(4)]
+    attempts += [{"id": "e", "part": "prefill", "status": "errored", "hit": None}]
+    part = summarise(attempts)["prefill"]
+    assert (part["hits"], part["n"], part["n_effective"], part["errored"], part["rate"]) == (1, 5, 4, 1, 0.25)
+    assert part["interval"] == pytest.approx([0.0456, 0.6994], abs=1e-3)
+    assert "rival_prefill" not in summarise(attempts)
+
+
+def test_a_part_in_which_all_errored_has_no_rate() -> None:
+    part = summarise([{"id": "e", "part": "benign", "status": "errored", "hit": None}])["benign"]
+    assert part["rate"] is None
+    assert part["errored"] == 1
+
+
+def test_a_run_is_complete_and_goes_on_where_it_stopped(data_dir: Path, tmp_path: Path) -> None:
+    model, folder = guarded("llama"), tmp_path / "run"
+    first = run_acceptance(model, config(data_dir), folder)
+    counts = {name: part["n"] for name, part in first["summary"].items()}
+    assert counts == {"prefill": 5, "windows": 5, "swapped": 3, "refusal": 2, "benign": 4}
+    lines = (folder / "attempts.jsonl").read_text().splitlines()
+    (folder / "attempts.jsonl").write_text("\n".join(lines[:7]) + "\n")
+    second = run_acceptance(model, config(data_dir), folder)
+    assert second["summary"] == first["summary"]
+    assert len((folder / "attempts.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_a_folder_of_another_adapter_or_setting_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    model, folder = guarded("llama"), tmp_path / "run"
+    run_acceptance(model, config(data_dir), folder)
+    with pytest.raises(UsageError, match="another settings"):
+        run_acceptance(model, replace(config(data_dir), max_new_tokens=13), folder)
+    model.forward_signal.adapter.head.proj.weight.data.mul_(2)
+    with pytest.raises(UsageError, match="another adapter"):
+        run_acceptance(model, config(data_dir), folder)
+
+
+def test_an_errored_attempt_is_counted_apart_and_made_again(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = guarded("llama"), tmp_path / "run"
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise SignalError("planted")
+
+    with monkeypatch.context() as plant:
+        plant.setattr(SafeSignalModel, "answer", broken)
+        failed = run_acceptance(model, config(data_dir), folder)["summary"]["prefill"]
+    assert (failed["errored"], failed["rate"]) == (5, None)
+    healed = run_acceptance(model, config(data_dir), folder)["summary"]["prefill"]
+    assert (healed["errored"], healed["n"]) == (0, 5)
+
+
+def test_a_rival_that_cannot_be_fitted_fails_before_anything_is_generated(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"missing\.jsonl"):
+        run_acceptance(guarded("llama"), config(data_dir), tmp_path / "run", train_prompts=tmp_path / "missing.jsonl")
+    assert not (tmp_path / "run" / "attempts.jsonl").exists()
+
+
+def test_results_say_what_they_were_made_of(data_dir: Path, tmp_path: Path) -> None:
+    model = guarded("llama")
+    run_acceptance(model, config(data_dir), tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["adapter"] == model.fingerprint()
+    assert results["settings"]["max_new_tokens"] == 12
+    assert results["environment"]["torch"]
+
+
+def test_the_benchmark_times_every_variant_in_every_cell() -> None:
+    rows = bench_decode(guarded("llama"), BenchConfig(batch_sizes=(1, 2), contexts=(8,), new_tokens=4, repeats=2))
+    assert [(row.batch, row.variant) for row in rows][:2] == [(1, "off"), (1, "every, fused")]
+    assert len(rows) == 12
+    assert all(row.low <= row.milliseconds <= row.high and row.peak > 0 for row in rows)
+    assert all(row.extra == 0 for row in rows if row.variant == "off")

@@ -19,7 +19,7 @@ from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
 
 @pytest.mark.parametrize("name", ["gpt2", "phi3"])
 def test_train_mode_does_not_make_the_signal_random(name: Family) -> None:
-    dropout = {"resid_pdrop": 0.5} | ({"attn_pdrop": 0.5, "embd_pdrop": 0.5} if name == "gpt2" else {})
+    dropout: dict[str, Any] = {"resid_pdrop": 0.5} | ({"attn_pdrop": 0.5, "embd_pdrop": 0.5} if name == "gpt2" else {})
     model = guarded(name, **dropout)
     before = model.score(PROMPTS)
     model.train()

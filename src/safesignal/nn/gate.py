@@ -88,6 +88,11 @@ class GatedLoRA(nn.Module):
                 f"a gated layer got input of shape {tuple(x_BQI.shape)}, so its safety rows cannot be told. "
                 f"Expected (batch, {self.gate.width}, features)."
             )
+        if rows == x_BQI.shape[0] == 1 and not torch.is_grad_enabled() and x_BQI.dtype == self.down_RI.dtype:
+            # One check of one sequence, the case of every decode step: two matrix-vector products, no temporaries.
+            low_R = torch.mv(self.down_RI, x_BQI[0, -1])
+            output_BQO[0, -1].addmv_(self.up_OR, low_R, alpha=self.scale)
+            return None
         delta_BKO = self.delta(x_BQI.narrow(1, self.gate.width - rows, rows))
         if torch.is_grad_enabled():
             text_BTO = output_BQO[:, :-rows]

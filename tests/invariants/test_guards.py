@@ -30,10 +30,10 @@ def test_train_mode_does_not_make_the_signal_random(name: Family) -> None:
 def test_two_models_on_one_base_in_two_threads_keep_their_signals() -> None:
     base, tokenizer = tiny_model("llama"), tiny_tokenizer()
     models = []
-    for seed in (1, 2):
+    for factor in (1.0, -0.5):
         model = SafeSignalModel.from_base(base, tokenizer=tokenizer, config=SignalConfig(rank=4))
-        torch.manual_seed(seed)
         randomise_(model.forward_signal.adapter)
+        model.forward_signal.adapter.head.proj.weight.data.mul_(factor)
         model.forward_signal.adapter.requires_grad_(False)
         model.trained_signal = True
         models.append(model)

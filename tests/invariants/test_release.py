@@ -120,10 +120,17 @@ def test_text_is_shown_as_soon_as_it_is_covered() -> None:
     assert sizes == [1] * NEW
 
 
-@pytest.mark.parametrize("buffer", [True, False])
 @pytest.mark.parametrize("after", ["explain", "stop"])
-def test_stream_joined_is_generate(family: Family, buffer: bool, after: Literal["explain", "stop"]) -> None:
-    model = guarded(family)
+def test_stream_joined_is_generate(family: Family, after: Literal["explain", "stop"]) -> None:
+    assert_stream_is_generate(guarded(family), after, buffer=True)
+
+
+@pytest.mark.parametrize("after", ["explain", "stop"])
+def test_stream_joined_is_generate_without_the_buffer(after: Literal["explain", "stop"]) -> None:
+    assert_stream_is_generate(guarded("llama"), after, buffer=False)
+
+
+def assert_stream_is_generate(model: SafeSignalModel, after: Literal["explain", "stop"], *, buffer: bool) -> None:
     levels = thresholds(model, PROMPTS[:2], ANNEALING)
     refused = set()
     for level in [levels[0], levels[len(levels) // 2], 1.0]:

@@ -33,6 +33,8 @@ from safesignal.nn.masks import additive, right_aligned, safety_mask, text_mask
 __all__ = ["Adapter", "Sight", "SignalForward", "TextState"]
 
 _GROUPED = "safesignal_grouped"
+_LONGEST_FUSED = 256
+"""Beyond this many new tokens an explicit mask over the text costs more than a pass of its own for the checks."""
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
 """One per base: hooks and the attention switch are the base's, so one forward at a time may use them."""
 
@@ -186,11 +188,13 @@ class SignalForward(nn.Module):
             state: What the rows have read so far.
             tokens: Per row, the next ids; rows may bring different numbers, or none.
             sights: Per row, its checks, which may look at the new tokens too.
-            fused: Read the signals in the same pass; otherwise the text passes through the base model alone.
+            fused: Read the signals in the same pass, but for long prompts; otherwise the text passes through the base
+                model alone.
 
         Returns:
             The (B, V) scores after each row's last token (None without any token), and each row's signals.
         """
+        fused = fused and max(map(len, tokens)) <= _LONGEST_FUSED
         fed, new, checks = [len(row) for row in tokens], max(map(len, tokens)), max(map(len, sights))
         self._check_lengths(state, fed)
         logits_BV, hidden_BKD = None, None

@@ -36,7 +36,9 @@ def test_what_is_read_from_each_family(family: Family) -> None:
     assert stack.hidden_size == 48
     assert len(stack.layers) == 3
     assert stack.max_length == 511
-    assert stack.backend == ("eager" if family == "gemma2" else "sdpa")
+    # Gemma 2 caps its scores, which newer transformers give to the eager backend alone.
+    assert stack.backend == model.config._attn_implementation
+    assert stack.backend == "sdpa" or family == "gemma2"
     assert (16 in stack.windows.values()) is (family in SLIDING_FAMILIES)
     inside = {name.split(".")[-1] for name in stack.linears}
     assert not inside & {"k_proj", "v_proj", "lm_head", "embed_out"}

@@ -128,7 +128,8 @@ def _windows(config: Any, family: str) -> dict[str, int | None]:
     kinds = getattr(config, "layer_types", None)
     if not kinds:
         kinds = ["sliding_attention" if window else "full_attention"]
-    unknown = sorted(set(kinds) - set(_ATTENTION_KINDS))
+    blocks = getattr(config, "layers_block_type", None) or getattr(config, "block_types", None) or ()
+    unknown = sorted((set(kinds) - set(_ATTENTION_KINDS)) | (set(blocks) - {"attention", *_ATTENTION_KINDS}))
     if unknown:
         raise _unsupported(family, f"it has layers of kind {', '.join(unknown)}, which keep no plain key/value cache")
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(set(kinds))}

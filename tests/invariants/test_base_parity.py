@@ -231,8 +231,9 @@ def test_an_open_gate_on_text_is_caught(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
-def test_smollm2(smollm2: Any, count: int) -> None:
+def test_smollm2(smollm2: Any, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     base, tokenizer = smollm2
+    monkeypatch.setattr(base.generation_config, "eos_token_id", None)  # 64 tokens each, whatever the model says
     model = SafeSignalModel.from_base(base, tokenizer=tokenizer)
     spread_(model, std=0.02)
     conversations = encoded(model, PROMPTS[1 : 1 + count])

@@ -29,6 +29,7 @@ from safesignal.nn.attention import grouped_attention
 from safesignal.nn.gate import GatedLoRA, SignalGate
 from safesignal.nn.head import SignalHead
 from safesignal.nn.masks import additive, right_aligned, safety_mask, text_mask
+from safesignal.nn.narrow import NarrowProducts
 
 __all__ = ["Adapter", "Sight", "SignalForward", "TextState"]
 
@@ -148,6 +149,7 @@ class SignalForward(nn.Module):
         self._configs: dict[int, Any] = {
             id(module.config): module.config for module in self.stack.decoder.modules() if hasattr(module, "config")
         }
+        self._products = NarrowProducts([*self.stack.decoder.modules(), base.get_output_embeddings()])
         self._hidden: Tensor | None = None
         self._lock = _LOCKS.setdefault(base, threading.RLock())
         self.adapter.handles.append(self.stack.decoder.register_forward_hook(self._keep_hidden))
@@ -300,7 +302,7 @@ class SignalForward(nn.Module):
     @contextmanager
     def _opened(self, checks: int, width: int) -> Iterator[None]:
         """Open the gate and use our attention for one forward, alone on this base; an eager stack keeps its own."""
-        with self._lock, self.gate.open(checks, width):
+        with self._lock, self.gate.open(checks, width), self._products.turned():
             before = {key: config._attn_implementation for key, config in self._configs.items()}
             self._hidden = None
             try:

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from safesignal.errors import ModelError
 
-__all__ = ["Stack", "describe", "linear_shape"]
+__all__ = ["Stack", "describe", "linear_shape", "unsupported"]
 
 _BACKENDS = ("sdpa", "eager")
 _ATTENTION_KINDS = ("full_attention", "sliding_attention")
@@ -65,10 +65,10 @@ def describe(base: PreTrainedModel) -> Stack:
     _refuse_experts(config, family)
     if not base._supports_attention_backend:
         # Older code with its own attention may add a bool mask to the scores, or hide columns behind our back.
-        raise _unsupported(family, "its attention cannot be exchanged through transformers' AttentionInterface")
+        raise unsupported(family, "its attention cannot be exchanged through transformers' AttentionInterface")
     linears = _gateable(decoder, layers)
     if not linears:
-        raise _unsupported(family, "its decoder layers hold no linear layer that a LoRA can be added to")
+        raise unsupported(family, "its decoder layers hold no linear layer that a LoRA can be added to")
     max_length, reserved = _max_length(config)
     return Stack(
         decoder=decoder,
@@ -91,7 +91,7 @@ def linear_shape(layer: nn.Module) -> tuple[int, int]:
     return layer.in_features, layer.out_features
 
 
-def _unsupported(family: str, why: str, hint: str = "") -> ModelError:
+def unsupported(family: str, why: str, hint: str = "") -> ModelError:
     return ModelError(
         f"model family `{family}` cannot carry a signal: {why}. Expected a stack of full or sliding attention layers.",
         hint=hint or "Llama, Mistral, Qwen2/3, Gemma 2/3, Phi-3, GPT-NeoX and GPT-2 are tested",
@@ -101,14 +101,14 @@ def _unsupported(family: str, why: str, hint: str = "") -> ModelError:
 def _decoder_layers(decoder: nn.Module, family: str) -> nn.ModuleList:
     lists = [module for _, module in decoder.named_children() if isinstance(module, nn.ModuleList)]
     if not lists:
-        raise _unsupported(family, "it has no list of decoder layers")
+        raise unsupported(family, "it has no list of decoder layers")
     return max(lists, key=len)
 
 
 def _refuse_experts(config: Any, family: str) -> None:
     for name in _EXPERT_FIELDS:
         if (getattr(config, name, None) or 0) > 1:
-            raise _unsupported(family, f"it routes tokens to experts (`{name}` = {getattr(config, name)})")
+            raise unsupported(family, f"it routes tokens to experts (`{name}` = {getattr(config, name)})")
 
 
 def _gateable(decoder: nn.Module, layers: nn.ModuleList) -> dict[str, nn.Module]:
@@ -131,7 +131,7 @@ def _windows(config: Any, family: str) -> dict[str, int | None]:
     blocks = getattr(config, "layers_block_type", None) or getattr(config, "block_types", None) or ()
     unknown = sorted((set(kinds) - set(_ATTENTION_KINDS)) | (set(blocks) - {"attention", *_ATTENTION_KINDS}))
     if unknown:
-        raise _unsupported(family, f"it has layers of kind {', '.join(unknown)}, which keep no plain key/value cache")
+        raise unsupported(family, f"it has layers of kind {', '.join(unknown)}, which keep no plain key/value cache")
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(set(kinds))}
 
 
@@ -152,7 +152,7 @@ def _max_length(config: Any) -> tuple[int, str]:
 def _backend(config: Any, family: str) -> str:
     backend = str(config._attn_implementation)
     if backend not in _BACKENDS:
-        raise _unsupported(
+        raise unsupported(
             family, f"its attention backend is `{backend}`", hint='load it with `attn_implementation="sdpa"` or "eager"'
         )
     return backend
@@ -163,8 +163,8 @@ def _cache_argument(decoder: nn.Module, family: str) -> str:
     for name in ("inputs_embeds", "position_ids"):
         if name not in known:
             # ALiBi stacks (Bloom, MPT) derive positions from the mask, so a [CLS] row could not be placed.
-            raise _unsupported(family, f"its decoder takes no `{name}`")
+            raise unsupported(family, f"its decoder takes no `{name}`")
     for name in ("cache", "past_key_values"):
         if name in known:
             return name
-    raise _unsupported(family, "its decoder takes no key/value cache")
+    raise unsupported(family, "its decoder takes no key/value cache")

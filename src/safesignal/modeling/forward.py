@@ -22,9 +22,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, PreTrainedModel
 
 from safesignal.config import SignalConfig
-from safesignal.errors import SignalError, SignalMaskError, UsageError
+from safesignal.errors import ModelError, SignalError, SignalMaskError, UsageError
 from safesignal.modeling.cache import TextCache
-from safesignal.modeling.families import describe, linear_shape
+from safesignal.modeling.families import describe, linear_shape, unsupported
 from safesignal.nn.attention import grouped_attention
 from safesignal.nn.gate import GatedLoRA, SignalGate
 from safesignal.nn.head import SignalHead
@@ -36,6 +36,8 @@ __all__ = ["Adapter", "Sight", "SignalForward", "TextState"]
 _GROUPED = "safesignal_grouped"
 _LONGEST_FUSED = 256
 """Beyond this many new tokens an explicit mask over the text costs more than a pass of its own for the checks."""
+_SAME_TEXT = 0.05
+"""How far scores of text may move beside a check, as a share of the largest: generous, for half precision."""
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
 """One per base: hooks and the attention switch are the base's, so one forward at a time may use them."""
 
@@ -153,6 +155,11 @@ class SignalForward(nn.Module):
         self._hidden: Tensor | None = None
         self._lock = _LOCKS.setdefault(base, threading.RLock())
         self.adapter.handles.append(self.stack.decoder.register_forward_hook(self._keep_hidden))
+        try:
+            self._try_out()
+        except ModelError:
+            self.remove()
+            raise
 
     def train(self, mode: bool = True) -> Self:
         """Switch modes as torch does, but for the base, which stays in eval: dropout would make the signal random."""
@@ -220,6 +227,20 @@ class SignalForward(nn.Module):
         keys_BC = state.key_positions([0] * len(sights), 0, stored=True)
         scores: Tensor = self.adapter.head.logits(self._safety_pass(state, keys_BC, sights))
         return scores
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Run a check beside two tokens, so that a stack that cannot carry one is refused now, not at its first check."""
+        family, tokens, sights = str(self.base.config.model_type), [[0, 1]], [[self.sight([(0, 2)])]]
+        try:
+            plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
+            fused_BV, _ = self.feed(self.new_state(1), tokens, sights)
+        except (SignalMaskError, RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise unsupported(family, f"a check beside two tokens fails ({error})") from error
+        assert plain_BV is not None
+        assert fused_BV is not None
+        if not (fused_BV - plain_BV).abs().max() <= _SAME_TEXT * plain_BV.abs().max():
+            raise unsupported(family, "a check changes the text beside it")
 
     def _targets(self) -> dict[str, nn.Module]:
         if not self.config.targets:

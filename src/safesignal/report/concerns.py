@@ -1,0 +1,85 @@
+"""What a reader should know before believing a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from safesignal.report.runs import Run
+
+__all__ = ["concerns"]
+
+_SMALL = 50
+_UNDECIDED = 0.05
+_COMPARED = (
+    ("suite_sha256", "suites", "the cells may not be the same"),
+    ("seed", "seeds", "rows and sampling differ"),
+    ("datasets", "data sets or rows", "rates are over other prompts"),
+)
+
+
+def concerns(runs: Sequence[Run]) -> list[str]:
+    """Return warnings, gravest first: errored attempts, runs that do not compare, drift, unfinished or small cells."""
+    found = [text for run in runs for text in _errors(run)]
+    found += _differences(runs)
+    found += [text for run in runs for text in (*_drift(run), *_cells(run))]
+    return found
+
+
+def _errors(run: Run) -> Iterator[str]:
+    for section in ("attacks", "over_refusal"):
+        for entry in run.entries(section):
+            errored = entry.get("errored")
+            whole = not entry.get("variant") and not entry.get("category")
+            if errored and whole:
+                shown = "rates are shown on request all the same" if run.allow_errors else "its rates are withheld"
+                again = "Start the run again to make them"
+                yield f"{run.name}: {errored} attempts errored in {_place(entry)}; {shown}. {again}."
+
+
+def _differences(runs: Sequence[Run]) -> Iterator[str]:
+    for name, what, consequence in _COMPARED:
+        values = [_comparable(run.results.get(name)) for run in runs]
+        if any(value != values[0] for value in values):
+            yield f"Runs of different {what} are compared: {consequence}."
+    commits = [(run.results.get("environment") or {}).get("git_commit") for run in runs]
+    if len(set(commits)) > 1:
+        yield f"Runs were made by different commits ({', '.join(str(commit) for commit in commits)})."
+
+
+def _comparable(value: Any) -> Any:
+    """Return what must be equal: of data sets, which rows they are, where runs share them."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: (own.get("sha256"), own.get("n_used")) for name, own in value.items() if isinstance(own, Mapping)}
+
+
+def _drift(run: Run) -> Iterator[str]:
+    if run.target.get("base_drift"):
+        yield f"{run.name}: the base weights are not those that the adapter was trained on (base drift)."
+    if str((run.results.get("environment") or {}).get("git_commit", "")).endswith("+"):
+        yield f"{run.name}: made from a checkout with uncommitted changes."
+
+
+def _cells(run: Run) -> Iterator[str]:
+    small = []
+    for entry in run.entries("attacks"):
+        if entry.get("variant"):
+            continue
+        ran = sum(int(entry.get(name) or 0) for name in ("succeeded", "resisted", "undecided", "errored"))
+        missing = int(entry.get("n_planned") or ran) - ran
+        if missing > 0:
+            planned = entry["n_planned"]
+            yield f"{run.name}: {_place(entry)} is unfinished, {missing} of {planned} attempts were not made yet."
+        if ran and int(entry.get("undecided") or 0) > _UNDECIDED * ran:
+            undecided = entry["undecided"]
+            yield f"{run.name}: {undecided} of {ran} attempts in {_place(entry)} are undecided, and in no rate."
+        if 0 < int(entry.get("succeeded") or 0) + int(entry.get("resisted") or 0) < _SMALL:
+            small.append(_place(entry))
+    if small:
+        yield f"{run.name}: fewer than {_SMALL} decided attempts in {', '.join(small)}; mind the intervals."
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    cell, dataset = entry.get("cell"), entry.get("dataset")
+    return f"{cell} ({dataset})" if dataset and dataset != cell else str(cell)

@@ -1,0 +1,169 @@
+"""What the defence does to answers: over-refusal, split by when it came, and what leaked before a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from safesignal.report import charts
+from safesignal.report.bins import histogram_panel
+from safesignal.report.document import Cell, Figure, Section, Table
+from safesignal.report.numbers import NOTHING, estimate, rate, word
+from safesignal.report.runs import Run, by_key
+
+__all__ = ["leak_section", "over_refusal_section"]
+
+_SPLIT = (
+    ("refused_at_start", "refused at the start", "full"),
+    ("stopped_midway", "stopped midway", "half"),
+    ("refused_by_model", "by the model itself", "light"),
+)
+_LEAD = (
+    "Share of requests that were refused: by the signal before or while the answer was written, or by the model "
+    "itself. Benign requests should be answered; sets labelled malicious are shown for comparison."
+)
+
+Entry = Mapping[str, Any]
+
+
+def over_refusal_section(runs: Sequence[Run]) -> Section:
+    """Return refusals by set, split by when they came, and by category."""
+    keyed = by_key(runs, "over_refusal", "cell", "dataset", "category", "label")
+    whole = {key: entries for key, entries in keyed.items() if not key[2]}
+    parts_of = {key: entries for key, entries in keyed.items() if key[2]}
+    if not keyed:
+        missing = "No ordinary prompts were run: `safesignal evaluate --suite quick --output_dir RUN` adds them."
+        return Section("over-refusal", "Over-refusal", missing=missing)
+    parts: list[Table | Figure] = []
+    if whole:
+        parts.append(
+            Figure("Refused, by set: solid at the start, hatched midway, pale by the model", _stacks(runs, whole))
+        )
+        parts += [_totals("Refused, by set", runs, whole), _split(runs, whole)]
+    if parts_of:
+        parts.append(Figure("Refused, by type, with 95 % interval", _by_type(runs, parts_of), wide=True))
+        parts.append(_totals("Refused, by type", runs, parts_of, folded=bool(whole)))
+    return Section("over-refusal", "Over-refusal", _LEAD, parts)
+
+
+def leak_section(runs: Sequence[Run]) -> Section:
+    """Return what was shown before a stop, and how long tokens were held back."""
+    columns = (
+        "cell",
+        "run",
+        "stopped",
+        "released before the stop",
+        "harmful among them",
+        "after the transition",
+        "held",
+    )
+    lines, panels = [], []
+    for run in runs:
+        for entry in run.entries("leak"):
+            released, held = entry.get("released_before_stop") or {}, entry.get("hold_tokens") or {}
+            cells = [estimate(entry.get("stopped")), _spread(released), estimate(entry.get("harmful_released"))]
+            cells += [_maybe_spread(entry.get("released_after_transition")), _spread(held)]
+            cell = " · ".join(str(part) for part in (entry.get("cell"), entry.get("variant")) if part)
+            lines.append([word(cell), word(run.name), *cells])
+            for title, spread in (("released before the stop", released), ("held before release", held)):
+                if drawn := histogram_panel(run, spread.get("histogram"), "tokens", f"{cell}: {title}"):
+                    panels.append(drawn)
+    if not lines:
+        missing = "No leak was measured: it needs a guarded run of `safesignal evaluate` with attacks."
+        return Section("leak", "Leak and delay", missing=missing)
+    lead = (
+        "Tokens that were shown before the signal stopped an answer, and tokens held back until a check had seen them. "
+        "Spreads are median / 90 % / maximum, in tokens."
+    )
+    figures = [Figure("Histograms over stopped answers", charts.grid(panels), wide=True)] if panels else []
+    return Section("leak", "Leak and delay", lead, [*figures, Table("Leak by cell", columns, lines)])
+
+
+def _name(key: tuple[Any, ...]) -> tuple[str, str]:
+    """Return what an entry is called, and what stands small beside it."""
+    cell, dataset, category, label = key
+    if category:
+        return str(category), f"{dataset}, {label}"
+    return str(dataset), " · ".join(str(part) for part in (label, cell) if part and part != dataset)
+
+
+def _refused(run: Run, entry: Entry | None) -> Cell:
+    if entry is None:
+        return NOTHING
+    if run.withheld(entry):
+        return Cell("withheld", f"({entry['errored']} errored)", tone="missed")
+    return rate(entry.get("refused"))
+
+
+def _totals(
+    caption: str, runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry | None]], *, folded: bool = False
+) -> Table:
+    lines = []
+    for key, entries in keyed.items():
+        name, sub = _name(key)
+        rates = [_refused(run, entry) for run, entry in zip(runs, entries, strict=True)]
+        lines.append([word(name), word(sub), *rates])
+    columns = ("prompts", "set and label", *(run.name for run in runs))
+    return Table(caption, columns, lines, (None, None, *(run.accent for run in runs)), folded)
+
+
+def _split(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry | None]]) -> Table:
+    lines = []
+    for key, entries in keyed.items():
+        for run, entry in zip(runs, entries, strict=True):
+            if entry is None:
+                continue
+            rates = [NOTHING if run.withheld(entry) else rate(entry.get(name)) for name, _, _ in _SPLIT]
+            counts = [estimate(entry.get(name)) for name in ("undecided", "errored")]
+            lines.append([word(_name(key)[0]), word(key[3]), word(run.name), *rates, *counts])
+    columns = ("prompts", "label", "run", *(title for _, title, _ in _SPLIT), "undecided", "errored")
+    return Table("When refusals came", columns, lines)
+
+
+def _stacks(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry | None]]) -> Markup:
+    bars = []
+    for key, entries in keyed.items():
+        name, sub = _name(key)
+        for run, entry in zip(runs, entries, strict=True):
+            if entry is not None and not run.withheld(entry):
+                bars.append(charts.Stack(name, run.accent, _shares(run, entry), f"{sub} · {run.name}"))
+    return charts.stacks(bars, what="Share of refused requests by set, split by when the refusal came")
+
+
+def _shares(run: Run, entry: Entry) -> list[tuple[str, float, str]]:
+    shares = []
+    for name, title, kind in _SPLIT:
+        value = entry.get(name)
+        if value and value.get("value"):
+            shares.append((kind, float(value["value"]), f"{run.name}, {title}: {rate(value)}"))
+    return shares
+
+
+def _by_type(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry | None]]) -> Markup:
+    drawn = []
+    for key, entries in keyed.items():
+        name, sub = _name(key)
+        marks = [_mark(run, entry, name) for run, entry in zip(runs, entries, strict=True)]
+        drawn.append(charts.Strip(name.replace("_", " "), marks, sub))
+    return charts.strips(drawn, what="Share of refused requests by type, one mark per run")
+
+
+def _mark(run: Run, entry: Entry | None, label: str) -> charts.Mark | None:
+    value = entry.get("refused") if entry and not run.withheld(entry) else None
+    if value is None or value.get("value") is None:
+        return None
+    tip = f"{run.name}, {label}: {rate(value)}"
+    return charts.Mark(run.accent, value["value"], value["low"], value["high"], tip)
+
+
+def _spread(spread: Mapping[str, Any]) -> Cell:
+    figures = [spread.get(name) for name in ("median", "p90", "max")]
+    if all(figure is None for figure in figures):
+        return NOTHING
+    return Cell(" / ".join(str(estimate(figure)) for figure in figures))
+
+
+def _maybe_spread(value: object) -> Cell:
+    return _spread(value) if isinstance(value, Mapping) and "median" in value else estimate(value)

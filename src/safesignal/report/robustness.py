@@ -1,0 +1,238 @@
+"""Attack success: by attack and data set, by variant, by depth of a prefill; judges apart and with their agreement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from safesignal.report import charts
+from safesignal.report.document import Cell, Figure, Section, Table
+from safesignal.report.numbers import NOTHING, estimate, goal, rate, word
+from safesignal.report.runs import Run, by_key
+
+__all__ = ["attack_section", "depth_section", "judge_section"]
+
+_LEAD = (
+    "Share of attempts whose released text complies, by the refusal judge, with its 95 % Wilson interval and counts. "
+    "Attempts that errored or that no judge could decide are no robustness: they are counted apart."
+)
+_HARM_LEAD = "The harm judge reads the same texts and asks whether they give harmful content; lower is better."
+
+Entry = Mapping[str, Any]
+Row = tuple[str, str, list[tuple[Run, Entry | None]]]
+
+
+def attack_section(runs: Sequence[Run]) -> Section:
+    """Return attack success of every cell, runs side by side."""
+    rows = _headline(runs)
+    if not rows:
+        return Section("attacks", "Attack success", missing=_missing("an attack"))
+    parts: list[Table | Figure] = [
+        Figure("Attack success rate with 95 % interval", _plot(rows), wide=True),
+        _table("Attack success rate, refusal judge", rows, runs, "asr", goals=True),
+    ]
+    if _any(rows, "worst"):
+        parts.append(_table("Worst of the grid: a behavior counts if any variant succeeded", rows, runs, "worst"))
+    if _any(rows, "asr_corrected"):
+        parts.append(_table("Refusal judge, corrected for its measured errors", rows, runs, "asr_corrected"))
+    if _any(rows, "asr_harm"):
+        parts.append(_table("Harm judge: the released text gives harmful content", rows, runs, "asr_harm"))
+    if _any(rows, "asr_harm_corrected"):
+        parts.append(_table("Harm judge, corrected for its measured errors", rows, runs, "asr_harm_corrected"))
+    parts.append(_counts(rows))
+    if variants := _variants(runs):
+        parts.append(_table("By variant, refusal judge", variants, runs, "asr", folded=True))
+    harm = "" if _any(rows, "asr_harm") else "No harm judge has run: `safesignal judge --run RUN --judge harm` adds it."
+    return Section("attacks", "Attack success", f"{_LEAD} {'' if harm else _HARM_LEAD}".strip(), parts, harm)
+
+
+def depth_section(runs: Sequence[Run]) -> Section | None:
+    """Return attack success against the depth of the prefill, one panel per data set; None where no depths were run."""
+    panels = [
+        _depth_panel(dataset, curves) for dataset, curves in _depths(runs).items() if any(len(c) > 1 for c in curves)
+    ]
+    if not panels:
+        return None
+    lead = "Attack success against the number of tokens of a compliant answer that the attacker puts in the mouth."
+    return Section("depth", "Prefill depth", lead, [Figure("0 is the direct request", charts.grid(panels))])
+
+
+def judge_section(runs: Sequence[Run]) -> Section:
+    """Return the judges' measured agreement with human labels."""
+    rows: dict[tuple[str, ...], list[Cell]] = {}
+    for run in runs:
+        for judge, figures in _judges(run):
+            source = figures.get("dataset") or figures.get("file") or figures.get("measured_on") or "–"
+            cells = [estimate(figures.get(name)) for name in ("agreement", "sensitivity", "specificity")]
+            line = [word(judge), word(source), *cells]
+            rows[tuple(str(cell) for cell in line)] = line
+    if not rows:
+        missing = (
+            "No agreement with human labels is recorded: `safesignal judge --validate --judge refusal` measures it."
+        )
+        return Section("judges", "Judges", missing=missing)
+    columns = ("judge", "measured on", "agreement", "sensitivity", "specificity")
+    lead = "What the verdicts behind every rate here are worth, against human labels."
+    return Section("judges", "Judges", lead, [Table("Agreement with human labels", columns, list(rows.values()))])
+
+
+def _judges(run: Run) -> list[tuple[str, Entry]]:
+    """Return (judge, figures); a judge measured on several sets has one entry per set."""
+    found: list[tuple[str, Entry]] = []
+    for judge, figures in (run.results.get("judges") or {}).items():
+        if not isinstance(figures, Mapping):
+            continue
+        if any(name in figures for name in ("agreement", "sensitivity", "specificity")):
+            found.append((judge, figures))
+        else:
+            sets = figures.get("sets", figures)
+            found += [(judge, {"dataset": name, **own}) for name, own in sets.items() if isinstance(own, Mapping)]
+    return found
+
+
+def _headline(runs: Sequence[Run]) -> list[Row]:
+    keyed = by_key(runs, "attacks", "cell", "dataset", "variant")
+    return [
+        (str(cell), str(dataset), list(zip(runs, entries, strict=True)))
+        for (cell, dataset, variant), entries in keyed.items()
+        if variant is None
+    ]
+
+
+def _variants(runs: Sequence[Run]) -> list[Row]:
+    keyed = by_key(runs, "attacks", "cell", "dataset", "variant")
+    return [
+        (f"{cell} · {variant}", str(dataset), list(zip(runs, entries, strict=True)))
+        for (cell, dataset, variant), entries in keyed.items()
+        if variant
+    ]
+
+
+def _any(rows: Sequence[Row], name: str) -> bool:
+    return any(entry and entry.get(name) is not None for _, _, cells in rows for _, entry in cells)
+
+
+def _table(
+    caption: str, rows: Sequence[Row], runs: Sequence[Run], name: str, *, goals: bool = False, folded: bool = False
+) -> Table:
+    wanted: dict[str, str] = {}
+    for run in runs:
+        wanted |= run.goals() if goals else {}
+    cells = []
+    for cell, dataset, entries in rows:
+        line = [word(cell), word(dataset), *(_rate(run, entry, name) for run, entry in entries)]
+        if wanted:
+            line += [_goal(wanted.get(cell, ""), run, entry) for run, entry in entries if run.guarded]
+        cells.append(line)
+    guarded = [run for run in runs if run.guarded] if wanted else []
+    columns = ("attack", "data set", *(run.name for run in runs), *(f"goal, {run.name}" for run in guarded))
+    accents = (None, None, *(run.accent for run in runs))
+    return Table(caption, columns, cells, accents, folded)
+
+
+def _rate(run: Run, entry: Entry | None, name: str) -> Cell:
+    if entry is None:
+        return NOTHING
+    if run.withheld(entry):
+        errored = entry.get("errored")
+        return Cell("withheld", f"({errored} errored)" if errored else "(errors in the cell)", tone="missed")
+    value = run.asr(entry, name)
+    if value is not None and "n" not in value and (raw := entry.get(name.removesuffix("_corrected"))):
+        value = {**value, "n": raw["n"]}
+    return rate(value)
+
+
+def _goal(text: str, run: Run, entry: Entry | None) -> Cell:
+    return goal(text, run.asr(entry)) if text and entry else NOTHING
+
+
+def _counts(rows: Sequence[Row]) -> Table:
+    columns = (
+        "attack",
+        "data set",
+        "run",
+        "rows of the set",
+        "planned",
+        "succeeded",
+        "resisted",
+        "undecided",
+        "errored",
+    )
+    lines = []
+    for cell, dataset, entries in rows:
+        for run, entry in entries:
+            if entry is None:
+                continue
+            names = ("n_original", "n_planned", "succeeded", "resisted", "undecided", "errored")
+            stopped = _rate(run, entry, "refused_by_signal") if run.guarded else NOTHING
+            counts = [estimate(entry.get(name)) for name in (*names, "mean_tokens")]
+            lines.append([word(cell), word(dataset), word(run.name), *counts, stopped])
+    return Table("Counts", (*columns, "mean tokens", "stopped by the signal"), lines, folded=True)
+
+
+def _mark(run: Run, value: Mapping[str, Any] | None, label: str) -> charts.Mark | None:
+    if value is None or value.get("value") is None:
+        return None
+    tip = f"{run.name}, {label}: {rate(value)}"
+    return charts.Mark(run.accent, value["value"], value["low"], value["high"], tip)
+
+
+def _plot(rows: Sequence[Row]) -> Markup:
+    drawn = [
+        charts.Strip(cell, [_mark(run, run.asr(entry) if entry else None, cell) for run, entry in cells], dataset)
+        for cell, dataset, cells in rows
+    ]
+    return charts.strips(drawn, what="Attack success rate by attack, one mark per run")
+
+
+def _depths(runs: Sequence[Run]) -> dict[str, list[list[tuple[int, Run, Mapping[str, Any]]]]]:
+    """Return per data set, per run, (depth, run, rate) by depth; the direct attack is depth 0."""
+    found: dict[str, list[dict[int, Mapping[str, Any]]]] = {}
+    for index, run in enumerate(runs):
+        for entry in run.entries("attacks"):
+            depth, value = _depth(entry), run.asr(entry)
+            if depth is not None and value is not None and value.get("value") is not None:
+                found.setdefault(str(entry.get("dataset")), [{} for _ in runs])[index][depth] = value
+    return {
+        dataset: [[(depth, run, c[depth]) for depth in sorted(c)] for run, c in zip(runs, curves, strict=True)]
+        for dataset, curves in found.items()
+    }
+
+
+def _depth(entry: Entry) -> int | None:
+    if entry.get("attack") == "direct" and not entry.get("variant"):
+        return 0
+    variant = entry.get("variant")
+    match = re.search(r"\d+", str(variant)) if variant else re.search(r"depth\D*(\d+)", str(entry.get("cell")))
+    return int(match[match.lastindex or 0]) if match and entry.get("attack") == "prefill" else None
+
+
+def _depth_panel(dataset: str, curves: Sequence[Sequence[tuple[int, Run, Mapping[str, Any]]]]) -> Markup:
+    depths = sorted({depth for curve in curves for depth, _, _ in curve})
+    places = {depth: float(place) for place, depth in enumerate(depths)}
+    frame = charts.Panel(
+        "prefilled tokens",
+        "attack success",
+        [(places[depth], str(depth)) for depth in depths],
+        [(share, f"{100 * share:g} %") for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
+        x_limits=(-0.3, len(depths) - 0.7),
+        title=dataset,
+    )
+    layers = [
+        charts.Series(
+            curve[0][1].accent,
+            [(places[depth], value["value"]) for depth, _, value in curve],
+            [(value["low"], value["high"]) for _, _, value in curve],
+            [f"{run.name}, {depth} tokens: {rate(value)}" for depth, run, value in curve],
+        )
+        for curve in curves
+        if curve
+    ]
+    return charts.panel(frame, *layers)
+
+
+def _missing(what: str) -> str:
+    return f"No {what.removeprefix('an ')} was run: `safesignal evaluate --suite quick --output_dir RUN` adds it."

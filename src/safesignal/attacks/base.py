@@ -10,11 +10,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from zlib import crc32
 
-from torch import Tensor
+from safesignal.errors import UsageError
 
-__all__ = ["Attack", "Behavior", "Message", "Plan", "Reply", "Request", "Sampling", "Status", "Target", "WhiteBox"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Attack",
+    "Behavior",
+    "Message",
+    "Plan",
+    "Reply",
+    "Request",
+    "Sampling",
+    "Status",
+    "Target",
+    "WhiteBox",
+    "make_plan",
+    "require",
+]
 
 Message = dict[str, str]
 """One turn as chat templates take it: `role` and `content`."""
@@ -103,6 +120,7 @@ class Reply:
         released_after_transition: Tokens after the transition that were shown all the same.
         checks: One dictionary per check: kind, step, signal, verdict, start, end.
         ids: The released token ids, where there are any.
+        pieces: The released text cut into its tokens, where a defence reads it token by token.
     """
 
     text: str
@@ -115,6 +133,7 @@ class Reply:
     released_after_transition: int = 0
     checks: tuple[dict[str, Any], ...] = ()
     ids: tuple[int, ...] = ()
+    pieces: tuple[str, ...] = ()
 
 
 class Target(Protocol):
@@ -183,13 +202,70 @@ class Plan:
 
 
 class Attack(Protocol):
-    """A configured attack."""
+    """A configured attack.
 
-    @property
-    def name(self) -> str:
-        """The name it is asked for by."""
-        ...
+    Attributes:
+        name: The name it is asked for by.
+    """
+
+    name: ClassVar[str]
 
     def plan(self, behaviors: Sequence[Behavior], cell: str, sampling: Sampling) -> list[Plan]:
         """Return the attempts to make, in an order and with ids that depend on nothing but the arguments."""
         ...
+
+
+def make_plan(
+    name: str,
+    cell: str,
+    behavior: Behavior,
+    sampling: Sampling,
+    script: Sequence[str],
+    *,
+    variant: str = "",
+    family: str = "",
+    prefill: str = "",
+) -> Plan:
+    """Return one attempt, named after cell, variant and behavior.
+
+    The sampling noise is keyed by that name, so an attempt draws the same whatever else is planned beside it.
+
+    Args:
+        name: The attack's name.
+        cell: The line of the suite.
+        behavior: What is asked for.
+        sampling: How answers are drawn.
+        script: User turns, at least one.
+        variant: Point of the attack's grid; empty if there is only one.
+        family: What reports keep apart.
+        prefill: Start of the last answer.
+    """
+    plan_id = "/".join(part for part in (cell, variant, behavior.id) if part)
+    return Plan(
+        id=plan_id,
+        cell=cell,
+        attack=name,
+        variant=variant,
+        family=family,
+        behavior=behavior,
+        script=tuple(script),
+        prefill=prefill,
+        sampling=sampling,
+        number=crc32(plan_id.encode()),
+    )
+
+
+def require(attack: str, *bounds: tuple[str, object, str, bool]) -> None:
+    """Raise one error for every setting that is out of range.
+
+    Args:
+        attack: Name of the attack.
+        bounds: Name, value, what it must be, and whether it is.
+
+    Raises:
+        UsageError: If a bound does not hold.
+    """
+    problems = [f"{attack}.{name} = {value!r}    must be {bound}" for name, value, bound, holds in bounds if not holds]
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UsageError("\n  ".join([f"{count} in the attack", *problems]))

@@ -18,12 +18,14 @@ from typer.core import TyperGroup
 from safesignal import __version__
 from safesignal.cli.align import align
 from safesignal.cli.arguments import expand, option
+from safesignal.cli.attack import attack
 from safesignal.cli.bench import bench
 from safesignal.cli.chat import chat
 from safesignal.cli.console import print_error, report_crash
 from safesignal.cli.demo import demo
 from safesignal.cli.evaluate import evaluate
 from safesignal.cli.generate import generate
+from safesignal.cli.report import report
 from safesignal.cli.rollouts import rollouts
 from safesignal.cli.score import score
 from safesignal.errors import SafeSignalError, UsageError
@@ -76,7 +78,7 @@ def _root(
     """An explicit safety signal inside a language model, read again while it writes."""
 
 
-for _verb in (demo, generate, chat, score, rollouts, align, evaluate, bench):
+for _verb in (demo, generate, chat, score, rollouts, align, attack, evaluate, report, bench):
     app.command(_verb.__name__)(expand(_verb))
 
 

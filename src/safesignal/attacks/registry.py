@@ -1,0 +1,133 @@
+"""Attacks by name, and building one from a line of a suite: everything wrong with it is said at once."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from difflib import get_close_matches
+from itertools import pairwise
+from textwrap import shorten
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from safesignal.attacks.artifact import Artifact
+from safesignal.attacks.base import Attack
+from safesignal.attacks.decoding import Decoding
+from safesignal.attacks.direct import Direct
+from safesignal.attacks.multiturn import Multiturn
+from safesignal.attacks.nested import Nested
+from safesignal.attacks.perturb import Perturb
+from safesignal.attacks.prefill import Prefill
+from safesignal.attacks.template import Template
+from safesignal.errors import UsageError
+
+__all__ = ["ATTACKS", "build_attack", "describe", "settings_of"]
+
+ATTACKS: dict[str, type[Any]] = {
+    kind.name: kind for kind in (Direct, Prefill, Nested, Decoding, Template, Artifact, Perturb, Multiturn)
+}
+"""Every attack by name."""
+
+_INTERNAL = ("pieces",)
+"""Fields that no suite can give."""
+
+
+def build_attack(spec: Mapping[str, Any]) -> Attack:
+    """Build an attack from `{"attack": name, setting: value, ...}`; lists become tuples.
+
+    Raises:
+        UsageError: If the name or a setting is unknown, or a value is of another kind or out of range.
+    """
+    name = spec.get("attack")
+    kind = ATTACKS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise _unknown(str(name))
+    hints, known = get_type_hints(kind), settings_of(kind)
+    problems: list[str] = []
+    values = {}
+    for key, value in spec.items():
+        if key == "attack":
+            continue
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            problems.append(f"{name}.{key}    is unknown; {_meant(near, known)}")
+        elif not _fits(value, hints[key]):
+            problems.append(f"{name}.{key} = {value!r}    must be {_words(hints[key])}")
+        else:
+            values[key] = _as(value, hints[key])
+    try:
+        attack: Attack = kind(**values)
+    except UsageError as error:
+        problems += str(error).split("\n  ")[1:]
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UsageError(
+            "\n  ".join([f"{count} in the attack", *problems]), hint="`safesignal attack --list` describes each setting"
+        )
+    return attack
+
+
+def settings_of(kind: type[Any]) -> dict[str, Any]:
+    """Return the settings of an attack with their defaults."""
+    return {own.name: _default(own) for own in fields(kind) if own.name not in _INTERNAL}
+
+
+def describe(kind: type[Any]) -> list[tuple[str, str, str]]:
+    """Return name, default as JSON (long ones cut) and meaning of every setting; fields say it in their docstrings."""
+    body = ast.parse(inspect.getsource(kind)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    meanings = {
+        own.target.id: inspect.cleandoc(said.value.value)
+        for own, said in pairwise(body.body)
+        if isinstance(own, ast.AnnAssign) and isinstance(own.target, ast.Name)
+        if isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant) and isinstance(said.value.value, str)
+    }
+    return [
+        (name, shorten(json.dumps(default), 48, placeholder=" …"), meanings.get(name, ""))
+        for name, default in settings_of(kind).items()
+    ]
+
+
+def _default(own: Field[Any]) -> Any:
+    return own.default if own.default is not MISSING else None
+
+
+def _unknown(name: str) -> UsageError:
+    near = get_close_matches(name, ATTACKS, n=1)
+    meant = f"did you mean `{near[0]}`?  " if near else ""
+    return UsageError(
+        f"unknown attack `{name}`; known: {', '.join(sorted(ATTACKS))}",
+        hint=f"{meant}`safesignal attack --list` describes each",
+    )
+
+
+def _meant(near: list[str], known: Mapping[str, Any]) -> str:
+    return f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known) or 'no settings'}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(one, get_args(hint)[0]) for one in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _as(value: Any, hint: Any) -> Any:
+    """Return a fitting value as its field holds it."""
+    if get_origin(hint) is tuple:
+        return tuple(_as(one, get_args(hint)[0]) for one in value)
+    return float(value) if hint is float else value
+
+
+def _words(hint: Any) -> str:
+    if isinstance(hint, UnionType):
+        return " or ".join(_words(one) for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a list, each {_words(get_args(hint)[0])}"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(hint, "null")

@@ -1,0 +1,304 @@
+"""`safesignal attack`: one attack on one data set against one target, attempt by attempt into a JSONL file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from safesignal.cli.arguments import flag, option, require_at_least_one, together
+from safesignal.cli.console import note, out, progress, quiet_libraries, waiting
+from safesignal.cli.options import ModelOptions, PolicyOptions, SignalOptions
+from safesignal.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from safesignal.attacks.base import Attack, Sampling, Target
+    from safesignal.attacks.behaviors import BehaviorSet
+    from safesignal.attacks.targets import PlainTarget, TransformersTarget
+
+__all__ = ["attack"]
+
+_ATTACK, _IO, _ANSWER, _TARGET = "Attack", "Input and output", "Answer", "Target"
+_ERRORED = 3
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """Which attack, with which settings."""
+
+    attack: Annotated[str, option("attack", "Name of the attack; `--list` describes each.", _ATTACK)] = "direct"
+    depth: Annotated[
+        list[int] | None, option("depth", "prefill: tokens of the target's own compliant answer; repeatable.", _ATTACK)
+    ] = None
+    settings: Annotated[
+        list[str] | None, option("set", "A setting as NAME=VALUE, the value as JSON or text; repeatable.", _ATTACK)
+    ] = None
+    listing: Annotated[bool, flag("list", "Describe every attack and its settings, and do nothing.", _ATTACK)] = False
+
+    def spec(self, data_dir: str | None) -> dict[str, Any]:
+        """Return the attack as a line of a suite has it."""
+        from safesignal.attacks.registry import ATTACKS, settings_of
+
+        spec: dict[str, Any] = {"attack": self.attack}
+        if data_dir is not None and self.attack in ATTACKS and "data_dir" in settings_of(ATTACKS[self.attack]):
+            spec["data_dir"] = data_dir
+        if self.depth:
+            spec["depth"] = self.depth
+        return spec | dict(map(_setting, self.settings or ()))
+
+    def build(self, data_dir: str | None) -> Attack:
+        """Return the attack; everything wrong with it is said at once."""
+        from safesignal.attacks.registry import build_attack
+
+        return build_attack(self.spec(data_dir))
+
+
+@dataclass(frozen=True)
+class AttackedOptions(ModelOptions):
+    """Which base model, with which adapter, loaded how; the base alone too, of any family."""
+
+    def load_plain(self) -> PlainTarget | TransformersTarget:
+        """Load the base alone; one that cannot carry a signal goes through transformers' own `generate`."""
+        from safesignal.attacks.targets import PlainTarget, plain_target
+
+        if self.model is None:  # the shipped base, or the one that an adapter names, carries a signal
+            return PlainTarget(self.load(signal=False))
+        with waiting(f"loading {self.model} …"):
+            quiet_libraries()
+            return plain_target(self.model, **self._how())
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """What is attacked, if it is not the guarded model."""
+
+    no_signal: Annotated[bool, flag("no-signal", "The bare base model: nothing is checked.", _TARGET)] = False
+    endpoint: Annotated[str | None, option("endpoint", "Address of an OpenAI-compatible server.", _TARGET)] = None
+    endpoint_model: Annotated[str | None, option("endpoint_model", "Name it knows the model by.", _TARGET)] = None
+    api_key_env: Annotated[str, option("api_key_env", "Environment variable that holds its key.", _TARGET)] = ""
+
+    def check(self) -> None:
+        """Raise unless an endpoint is named whole or not at all."""
+        if (self.endpoint is None) != (self.endpoint_model is None):
+            raise UsageError("one of `--endpoint` and `--endpoint_model` stands alone. Expected both or neither.")
+        if self.endpoint is not None and self.no_signal:
+            raise UsageError("`--no-signal` stands beside `--endpoint`. Expected one target.")
+
+    @property
+    def guarded(self) -> bool:
+        """Whether it is our model under its policy."""
+        return self.endpoint is None and not self.no_signal
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How long an answer is and how its tokens are drawn; attacks may change it."""
+
+    max_new_tokens: Annotated[int, option("max_new_tokens", "Most tokens of an answer.", _ANSWER)] = 256
+    temperature: Annotated[float, option("temperature", "0 is greedy; above, sampling.", _ANSWER)] = 0.0
+    top_p: Annotated[float, option("top_p", "Sample from this share of the probability.", _ANSWER)] = 1.0
+    top_k: Annotated[int, option("top_k", "Sample from the k likeliest tokens; 0 is off.", _ANSWER)] = 0
+    seed: Annotated[int, option("seed", "Of the sampling and of the choice of rows.", _ANSWER)] = 0
+
+    def sampling(self) -> Sampling:
+        """Return the options as attacks take them."""
+        from safesignal.attacks.base import Sampling
+
+        return Sampling(**asdict(self))
+
+    def check(self) -> None:
+        """Raise what is out of range before a model is loaded."""
+        from transformers import GenerationConfig
+
+        from safesignal.modeling.options import resolve_options
+
+        resolve_options(GenerationConfig(), asdict(self), None)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is asked for, and where the attempts go."""
+
+    dataset: Annotated[str, option("dataset", "Public set by name, or a JSONL file of prompts.", _IO)] = "advbench"
+    data_dir: Annotated[str | None, option("data_dir", "Folder of the public sets.", _IO, show_default="hub")] = None
+    limit: Annotated[int | None, option("limit", "Behaviors drawn from the set.", _IO, show_default="all")] = None
+    output: Annotated[str | None, option("output", "JSONL file of attempts; a run found there goes on.", _IO)] = None
+    batch_size: Annotated[int, option("batch_size", "Attempts written side by side.", _IO)] = 8
+
+    def check(self) -> None:
+        """Raise unless there is something to do and a place for it."""
+        if self.output is None:
+            raise UsageError(
+                "`--output` is missing. Expected a JSONL file for the attempts.", hint="--output attempts.jsonl"
+            )
+        require_at_least_one(self.batch_size)
+
+
+def attack(
+    model: AttackedOptions,
+    signal: SignalOptions,
+    policy: PolicyOptions,
+    target: TargetOptions,
+    how: AttackOptions,
+    drawn: DrawOptions,
+    run: RunOptions,
+) -> int:
+    """Attack a model and print how often it gave in; rates carry 95 % Wilson intervals."""
+    if how.listing:
+        _describe()
+        return 0
+    watching = partial(signal.check, model, **policy.overrides())
+    together(
+        run.check,
+        target.check,
+        drawn.check,
+        partial(how.build, run.data_dir),
+        *([] if target.endpoint is not None else [model.check]),
+        *([watching] if target.guarded else []),
+    )
+    from safesignal.attacks.behaviors import load_behavior_set
+
+    chosen = load_behavior_set(run.dataset, run.data_dir, run.limit, drawn.seed)
+    job = _Job(Path(str(run.output)), how.build(run.data_dir), chosen, drawn.sampling(), run.batch_size)
+    return job.run(partial(_aim, model, signal, policy, target), how.spec(None))
+
+
+class _Job:
+    """One attack on one sample of behaviors."""
+
+    def __init__(self, output: Path, attack: Attack, chosen: BehaviorSet, sampling: Sampling, batch_size: int) -> None:
+        self._output, self._attack, self._chosen = output, attack, chosen
+        self._sampling, self._batch_size = sampling, batch_size
+
+    def run(self, aim: Callable[[], Target], spec: Mapping[str, Any]) -> int:
+        """Make the attempts that are not in the file yet, print what came of all of them, return the exit code."""
+        from safesignal.attacks.base import Status
+        from safesignal.attacks.runner import run_plans
+        from safesignal.data.jsonl import Writer
+        from safesignal.judges.refusal import judge_refusal
+
+        with Writer(self._output) as writer:
+            target = aim()
+            self._claim(target, spec, fresh=not writer.done)
+            cell = f"{self._attack.name}-{Path(self._chosen.dataset).stem}"
+            plans = self._prepared(target).plan(self._chosen.behaviors, cell, self._sampling)
+            with _bar(self._attack.name) as show:
+                judges = {"refusal": judge_refusal}
+                counts = run_plans(plans, target, writer, judges, batch_size=self._batch_size, progress=show)
+        _report(counts, self._chosen, str(self._output))
+        return _ERRORED if counts[Status.ERRORED] else 0
+
+    def _prepared(self, target: Target) -> Attack:
+        """Give a prefill of k tokens the unguarded model's own compliant answers."""
+        from safesignal.attacks.prefill import Prefill
+
+        attack = self._attack
+        if not isinstance(attack, Prefill) or not attack.depth:
+            return attack
+        from safesignal.attacks.compliant import compliant_prefixes
+        from safesignal.attacks.targets import GuardedTarget, PlainTarget, TransformersTarget
+
+        source = PlainTarget(target.model) if isinstance(target, GuardedTarget) else target
+        if not isinstance(source, PlainTarget | TransformersTarget):
+            raise UsageError("`--depth` needs the unguarded model itself. Expected no `--endpoint` beside it.")
+        path = self._output.with_suffix(".compliant.jsonl")
+        with _bar("compliant answers") as show:
+            found = compliant_prefixes(source, self._chosen.behaviors, path, batch_size=self._batch_size, progress=show)
+        if found.left_out:
+            note(f"{len(found.left_out)} of {len(self._chosen.behaviors)} behaviors have no compliant answer: left out")
+        if not found.pieces:
+            raise UsageError(
+                "the unguarded model complied with no behavior. Expected at least one answer to begin with."
+            )
+        return replace(attack, pieces=found.pieces)
+
+    def _claim(self, target: Target, spec: Mapping[str, Any], *, fresh: bool) -> None:
+        """Mark the file with what is measured there, so that attempts of another run are never mixed in."""
+        from safesignal.runtime import environment
+
+        run = {
+            "schema_version": 1,
+            "attack": dict(spec),
+            "dataset": {"name": self._chosen.dataset, **self._chosen.provenance()},
+            "sampling": asdict(self._sampling),
+            "target": target.identity(),
+        }
+        path = self._output.with_suffix(".run.json")
+        if fresh:
+            path.write_text(json.dumps({**run, "environment": environment()}, indent=2) + "\n")
+        found = json.loads(path.read_text()) if path.exists() else {}
+        other = [name for name, value in json.loads(json.dumps(run)).items() if found.get(name) != value]
+        if other:
+            raise UsageError(
+                f"`{self._output}` holds a run with another {', '.join(other)}. Expected the same, to go on from it.",
+                hint="choose another `--output`",
+            )
+
+
+def _aim(model: AttackedOptions, signal: SignalOptions, policy: PolicyOptions, target: TargetOptions) -> Target:
+    """Load what is attacked."""
+    if target.endpoint is not None and target.endpoint_model is not None:
+        from safesignal.attacks.endpoint import EndpointTarget
+
+        return EndpointTarget(target.endpoint, target.endpoint_model, target.api_key_env)
+    if target.no_signal:
+        return model.load_plain()
+    from safesignal.attacks.targets import GuardedTarget
+
+    loaded = model.load()
+    wanted = loaded.policy(signal.preset, **signal.overrides(), **policy.overrides())
+    return GuardedTarget(loaded, wanted, signal.reading(loaded.config), preset=signal.preset)
+
+
+def _setting(given: str) -> tuple[str, Any]:
+    name, equals, value = given.partition("=")
+    if not equals or not name:
+        raise UsageError(f"`--set {given}` is no setting. Expected NAME=VALUE, such as `--set layers=3`.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    with progress() as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _report(counts: Mapping[str, int], chosen: BehaviorSet, path: str) -> None:
+    from safesignal.attacks.base import Status
+    from safesignal.stats import Rate
+
+    yes, no = counts[Status.SUCCEEDED], counts[Status.RESISTED]
+    table = Table(title=f"{chosen.dataset}, {len(chosen.behaviors)} of {chosen.n_original}", box=box.SIMPLE_HEAD)
+    for column in ("attempts", "count"):
+        table.add_column(column)
+    for name, count in counts.items():
+        table.add_row(name.replace("_", " "), str(count))
+    out.print(table)
+    if counts[Status.ERRORED]:
+        note(f"{counts[Status.ERRORED]} attempts errored, so no rate is printed; started again, they are made again")
+    else:
+        out.print(f"succeeded, of those decided: {Rate(yes, yes + no)}")
+    note(f"attempts in {path}")
+
+
+def _describe() -> None:
+    from safesignal.attacks.registry import ATTACKS, describe
+
+    for name, kind in ATTACKS.items():
+        out.print(Text.assemble((name, "bold"), f"  {(kind.__doc__ or '').splitlines()[0]}"), soft_wrap=True)
+        for setting, default, meaning in describe(kind):
+            out.print(Text.assemble(f"  {setting} = {default}  ", (meaning, "dim")), soft_wrap=True)

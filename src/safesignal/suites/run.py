@@ -1,0 +1,229 @@
+"""Carry a suite out against one target, into one run folder (docs/run-folder.md); resumable line by line.
+
+Shared by all sections: the folder is claimed for a target and a suite before the first attempt, so that rows of
+another run are never mixed in, and every figure of `results.json` comes from the files alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safesignal.attacks.base import Attack, Plan, Sampling, Target
+from safesignal.attacks.behaviors import BehaviorSet, load_behavior_set
+from safesignal.attacks.compliant import PlainSource, compliant_prefixes
+from safesignal.attacks.prefill import Prefill
+from safesignal.attacks.registry import build_attack
+from safesignal.attacks.rejudge import rejudge
+from safesignal.attacks.runner import REFUSAL, run_plans
+from safesignal.attacks.targets import GuardedTarget
+from safesignal.data.jsonl import Writer
+from safesignal.errors import SafeSignalError, UsageError
+from safesignal.evals.results import summarise_run
+from safesignal.judges.base import Judge
+from safesignal.judges.refusal import judge_refusal
+from safesignal.modeling.zoo import cache_dir
+from safesignal.runtime import environment
+from safesignal.suites.sections import SECTIONS
+from safesignal.suites.spec import Cell, Suite
+
+__all__ = ["Report", "Subject", "SuiteRun"]
+
+Report = Callable[[str, int, int], None]
+"""Takes the name of a line, how much of it is done, and all of it."""
+
+_SCHEMA_VERSION = 1
+_TRIAL_TOKENS = 12
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is measured.
+
+    Attributes:
+        target: What attacks are aimed at.
+        plain: The same model without its guard, which writes prefills of k tokens; None for an endpoint.
+    """
+
+    target: Target
+    plain: PlainSource | None
+
+    def variant(self, cell: Cell) -> Target | None:
+        """Return the target as a cell wants it; None where the cell measures a part that it does not have."""
+        if cell.buffer and cell.check_query:
+            return self.target
+        if not isinstance(self.target, GuardedTarget):
+            return None
+        policy = replace(self.target.policy, buffer=cell.buffer, check_query=cell.check_query)
+        own = self.target
+        return GuardedTarget(own.model, policy, own.schedule, own.checks, preset=own.preset)
+
+
+class SuiteRun:
+    """One suite, one target, one folder.
+
+    Args:
+        suite: What to run.
+        subject: Who is measured.
+        folder: Where everything goes.
+        data_dir: Folder of the public sets; None loads them from the hub.
+        batch_size: Attempts written side by side.
+        judges: By name, run on the spot; the refusal judge alone if None.
+        report: Told how far each line is.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        subject: Subject,
+        folder: str | Path,
+        *,
+        data_dir: str | None = None,
+        batch_size: int = 16,
+        judges: Mapping[str, Judge] | None = None,
+        report: Report = lambda *_: None,
+    ) -> None:
+        self.suite, self.subject, self.folder = suite, subject, Path(folder)
+        self.data_dir, self.batch_size, self.report = data_dir, batch_size, report
+        self.judges = {REFUSAL: judge_refusal, **(judges or {})}
+        # Everything wrong with the suite is found before a model writes a token.
+        self.cells = [cell for cell in suite.cells if subject.variant(cell) is not None]
+        self.attacks = {cell.name: _attack(cell, data_dir) for cell in self.cells}
+        self.behaviors = {cell.name: self._behaviors(cell) for cell in self.cells}
+        self._planned: dict[str, list[Plan]] = {}
+
+    def run(self, *, allow_errors: bool = False) -> dict[str, Any]:
+        """Run what the folder does not hold yet.
+
+        Args:
+            allow_errors: State rates of cells with errored attempts too.
+
+        Returns:
+            The content of `results.json`.
+
+        Raises:
+            UsageError: If the folder holds another run, or cannot be written.
+        """
+        self.claim()
+        with Writer(self.folder / "attempts.jsonl") as writer:
+            rejudge(writer, self.judges)
+            for cell in self.cells:
+                target = self.subject.variant(cell)
+                assert target is not None
+                plans, report = self.plans(cell), _line(self.report, cell.name)
+                self._note_planned(cell, len(plans))
+                run_plans(plans, target, writer, self.judges, batch_size=self.batch_size, progress=report)
+        for name, settings in self.suite.sections.items():
+            SECTIONS[name](self.subject.target, self.folder, settings, self.data_dir, self.suite.seed, self.report)
+        return summarise_run(self.folder, allow_errors=allow_errors)
+
+    def plans(self, cell: Cell) -> list[Plan]:
+        """Return a cell's attempts; a prefill of k tokens needs the unguarded model's own compliant answers first."""
+        if cell.name not in self._planned:
+            attack, behaviors = self.attacks[cell.name], self.behaviors[cell.name].behaviors
+            if isinstance(attack, Prefill) and attack.depth:
+                attack = self._with_compliant_answers(cell, attack)
+            sampling = Sampling(max_new_tokens=cell.max_new_tokens, seed=self.suite.seed)
+            self._planned[cell.name] = list(attack.plan(behaviors, cell.name, sampling))
+        return self._planned[cell.name]
+
+    def expected_seconds(self) -> tuple[int, float]:
+        """Return how many attempts there are at most, and how long all would take at the speed of a short trial."""
+        plans = [plan for cell in self.cells for plan in self._roughly(cell)]
+        trial = plans[:: max(1, len(plans) // self.batch_size)][: self.batch_size]
+        short = [replace(plan, sampling=Sampling(max_new_tokens=_TRIAL_TOKENS)) for plan in trial]
+        with Writer(self.folder / "trial.jsonl", overwrite=True) as writer:
+            begun = time.perf_counter()
+            run_plans(short, self.subject.target, writer, self.judges, batch_size=self.batch_size)
+            seconds = time.perf_counter() - begun
+        (self.folder / "trial.jsonl").unlink()
+        tokens = sum(plan.sampling.max_new_tokens * len(plan.script) for plan in plans)
+        return len(plans), seconds * tokens / sum(_TRIAL_TOKENS * len(plan.script) for plan in short)
+
+    def claim(self) -> None:
+        """Mark the folder with what is measured there, or check that it holds the beginning of this very run."""
+        run = {
+            "schema_version": _SCHEMA_VERSION,
+            "suite": self.suite.name,
+            "suite_sha256": self.suite.sha256,
+            "settings": self.suite.raw,
+            "target": self.subject.target.identity(),
+            "seed": self.suite.seed,
+            "datasets": self._datasets(),
+        }
+        path = self.folder / "run.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                record = {"environment": environment(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+                path.write_text(json.dumps({**run, **record}, indent=2) + "\n", encoding="utf-8")
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"`{path}` cannot be written or read: {error}.", hint="choose another folder") from error
+        other = [name for name, value in json.loads(json.dumps(run)).items() if found.get(name) != value]
+        if other:
+            raise UsageError(
+                f"`{self.folder}` holds a run with another {', '.join(other)}. Expected the same, to go on from it.",
+                hint="choose another `--output_dir`",
+            )
+
+    def _behaviors(self, cell: Cell) -> BehaviorSet:
+        families = cell.parameters.get("families", ()) if cell.attack == "artifact" else ()
+        return load_behavior_set(cell.dataset, self.data_dir, cell.limit, self.suite.seed, families=families)
+
+    def _datasets(self) -> dict[str, Any]:
+        """Return the provenance of every set, of its largest sample where cells take different ones."""
+        found: dict[str, BehaviorSet] = {}
+        for own in self.behaviors.values():
+            if own.dataset not in found or len(own.behaviors) > len(found[own.dataset].behaviors):
+                found[own.dataset] = own
+        return {name: own.provenance() for name, own in found.items()}
+
+    def _note_planned(self, cell: Cell, count: int) -> None:
+        """Keep in `run.json` how many attempts a cell holds, which tells an unfinished one."""
+        path = self.folder / "run.json"
+        run = json.loads(path.read_text(encoding="utf-8"))
+        run["planned"] = {**run.get("planned", {}), cell.name: count}
+        path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+    def _roughly(self, cell: Cell) -> list[Plan]:
+        """Return a cell's attempts without writing compliant answers for them: a fixed prefill stands in."""
+        attack, sampling = self.attacks[cell.name], Sampling(max_new_tokens=cell.max_new_tokens)
+        behaviors: Sequence[Any] = self.behaviors[cell.name].behaviors
+        if isinstance(attack, Prefill) and attack.depth:
+            plans = Prefill().plan(behaviors, cell.name, sampling)
+            return [replace(plan, id=f"{plan.id}/{k}") for k in attack.depth for plan in plans]
+        return attack.plan(behaviors, cell.name, sampling)
+
+    def _with_compliant_answers(self, cell: Cell, attack: Prefill) -> Prefill:
+        if self.subject.plain is None:
+            raise UsageError(f"cell `{cell.name}` needs the unguarded model itself. Expected a local model.")
+        found = compliant_prefixes(
+            self.subject.plain,
+            self.behaviors[cell.name].behaviors,
+            cache_dir() / "compliant.jsonl",
+            batch_size=self.batch_size,
+            progress=_line(self.report, f"{cell.name}: compliant answers"),
+        )
+        if not found.pieces:
+            raise UsageError(
+                f"cell `{cell.name}`: the unguarded model complied with no behavior. Expected one at least."
+            )
+        return replace(attack, pieces=found.pieces)
+
+
+def _attack(cell: Cell, data_dir: str | None) -> Attack:
+    extra = {"data_dir": data_dir} if cell.attack == "template" and data_dir else {}
+    try:
+        return build_attack({"attack": cell.attack, **cell.parameters, **extra})
+    except SafeSignalError as error:
+        raise UsageError(f"cell `{cell.name}`: {error}", hint=error.hint) from error
+
+
+def _line(report: Report, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: report(name, done, total)

@@ -30,8 +30,8 @@ def prompts(source: str, benign: list[float], malicious: list[float]) -> list[di
 def test_one_set_against_hand_computed_figures() -> None:
     (row,) = signal_metrics(prompts("mixed", [0.1, 0.2, 0.3, 0.61], [0.2, 0.7, 0.8, 0.9]))
     # Of 16 pairs 13 are in order, (0.2, 0.2) is a tie, (0.3, 0.2) and (0.61, 0.2) are not.
-    assert row["auc"]["value"] == pytest.approx(13.5 / 16)
-    assert row["auc"]["low"] < 13.5 / 16 < row["auc"]["high"] <= 1
+    assert row["auc"] == pytest.approx(13.5 / 16)
+    assert row["auc_low"] < 13.5 / 16 < row["auc_high"] <= 1
     assert {name: rate["successes"] for name, rate in row["recall_at_fpr"].items()} == {
         "0.005": 3,
         "0.01": 3,
@@ -52,7 +52,7 @@ def test_flags_follow_the_threshold_of_the_row() -> None:
 def test_sets_of_one_class_are_paired_with_all_of_the_other() -> None:
     rows = prompts("bad", [], [0.9, 0.8]) + prompts("good", [0.1], []) + prompts("fine", [0.95, 0.2], [])
     rows += prompts("both", [0.3], [0.4])
-    found = {row["name"]: (row["n"], row["n_malicious"], row["auc"]["value"]) for row in signal_metrics(rows)}
+    found = {row["name"]: (row["n"], row["n_malicious"], row["auc"]) for row in signal_metrics(rows)}
     assert found == {
         "bad / ordinary": (5, 2, pytest.approx(4 / 6)),
         "harmful / good": (3, 2, 1.0),
@@ -74,7 +74,7 @@ def test_rows_without_a_signal_are_left_out() -> None:
 def test_the_bootstrap_is_repeatable_and_seeded() -> None:
     generator = np.random.default_rng(0)
     rows = prompts("mixed", list(generator.uniform(0, 0.7, 40)), list(generator.uniform(0.3, 1, 40)))
-    first, again, other = (signal_metrics(rows, seed=seed)[0]["auc"] for seed in (1, 1, 2))
+    first, again, other = (signal_metrics(rows, seed=seed)[0]["auc_low"] for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -121,7 +121,7 @@ def test_answers_are_measured_by_the_highest_window_and_by_the_policy() -> None:
         response(0, True, [[1, 0.8], [2, 0.8]], response_signal=0.8),
         response(1, False, [[1, 0.9], [2, 0.1]], response_signal=0.1),
     ]
-    found = {row["name"]: row["auc"]["value"] for row in signal_metrics(rows)}
+    found = {row["name"]: row["auc"] for row in signal_metrics(rows)}
     assert found == {"answers": 0.0, "answers (policy)": 1.0}
 
 

@@ -21,7 +21,7 @@ from safesignal.evals.leak import leak_table
 from safesignal.evals.schema import (
     SCHEMA_VERSION,
     AttackRow,
-    Interval,
+    CorrectedRow,
     OverRefusalRow,
     RateRow,
     rate_row,
@@ -177,7 +177,7 @@ class _Counting:
         unread = found.count(None)
         return (None if unread else Rate(found.count("yes"), found.count("yes") + found.count("no"))), unread
 
-    def _corrected(self, rate: Rate | None, judge: str | None, *, complied_is_no: bool) -> Interval | None:
+    def _corrected(self, rate: Rate | None, judge: str | None, *, complied_is_no: bool) -> CorrectedRow | None:
         """Correct a rate for its judge's errors; for a judge that says "no" to compliance its two rates swap roles."""
         measured = self.judges.get(judge or "")
         if rate is None or not rate.n or not measured or not {"sensitivity", "specificity"} <= set(measured):

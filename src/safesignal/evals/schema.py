@@ -30,7 +30,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AttackRow",
     "Bin",
-    "Interval",
+    "CorrectedRow",
     "LeakRow",
     "OverRefusalRow",
     "RateRow",
@@ -68,8 +68,8 @@ class RateRow(TypedDict):
     n: _Count
 
 
-class Interval(TypedDict):
-    """A share that is no count, with its 95 % interval."""
+class CorrectedRow(TypedDict):
+    """A share corrected for the errors of its judge; the interval carries those of the judge's own rates."""
 
     value: _Share
     low: _Share
@@ -102,8 +102,8 @@ class AttackRow(TypedDict):
     errored: _Count
     asr: RateRow | None
     asr_harm: RateRow | None
-    asr_corrected: Interval | None
-    asr_harm_corrected: Interval | None
+    asr_corrected: CorrectedRow | None
+    asr_harm_corrected: CorrectedRow | None
     refused_by_signal: RateRow | None
     mean_tokens: _Amount | None
     worst: NotRequired[RateRow | None]
@@ -167,7 +167,9 @@ class SignalRow(TypedDict):
     kind: Literal["prompt", "response"]
     n: _Count
     n_malicious: _Count
-    auc: Interval
+    auc: _Share
+    auc_low: _Share
+    auc_high: _Share
     recall_at_fpr: dict[str, RateRow]
     flagged_benign: RateRow
     flagged_malicious: RateRow

@@ -122,7 +122,9 @@ def _entry(
         "kind": kind,
         "n": len(rows),
         "n_malicious": int(truth.sum()),
-        "auc": {"value": _auc(benign, malicious), "low": low, "high": high},
+        "auc": _auc(benign, malicious),
+        "auc_low": low,
+        "auc_high": high,
         "recall_at_fpr": {
             str(fpr): rate_row(Rate.of(malicious >= threshold_at_fpr(benign, fpr))) for fpr in FALSE_POSITIVE_RATES
         },

@@ -1,0 +1,138 @@
+"""What the defence costs in ability: perplexity of ordinary answers and the distance from the base model.
+
+The gated recipe promises that text is computed by the base model alone. That is measured here, not assumed: the same
+answer is fed token by token as decoding would, once without checks, once with checks in passes of their own, once with
+checks fused into the text's pass, and the next-token distributions are compared.
+
+Shapes: T answer tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from safesignal.errors import UsageError
+from safesignal.evals.bootstrap import bootstrap_interval, mean_with_interval
+from safesignal.evals.schema import rate_row
+from safesignal.modeling.chat import Encoded
+from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.rows import Row
+from safesignal.stats import Rate
+from safesignal.types import Span
+
+__all__ = ["fed_logprobs", "run_perplexity"]
+
+Checks = Literal["off", "separate", "fused"]
+
+
+def run_perplexity(
+    model: SafeSignalModel, texts: Sequence[tuple[str, str]], *, max_tokens: int = 64, seed: int = 0
+) -> dict[str, Any]:
+    """Return perplexity and KL figures on ordinary prompts and answers, for `utility.json`.
+
+    Args:
+        model: The guarded model.
+        texts: (prompt, answer) pairs.
+        max_tokens: Most tokens of an answer that are read.
+        seed: Of the bootstrap, which resamples texts.
+
+    Raises:
+        UsageError: If no text has an answer.
+    """
+    encoded = [model.encode_one(prompt, answer) for prompt, answer in texts]
+    encoded = [_cut(one, max_tokens) for one in encoded if one.prefill]
+    if not encoded:
+        raise UsageError(f"none of {len(texts)} texts has an answer. Expected pairs of a prompt and an answer.")
+    losses: dict[str, list[Tensor]] = {"base": [], "guarded": []}
+    divergences: dict[str, list[Tensor]] = {"separate": [], "fused": []}
+    refused = []
+    for one in encoded:
+        base_TV, _ = fed_logprobs(model, one, "off")
+        separate_TV, _ = fed_logprobs(model, one, "separate")
+        fused_TV, query = fed_logprobs(model, one, "fused")
+        refused.append(query >= model.policy().threshold)
+        losses["base"].append(_loss(base_TV, one))
+        losses["guarded"].append(_loss(fused_TV, one))
+        divergences["separate"].append(_divergence(base_TV, separate_TV))
+        divergences["fused"].append(_divergence(base_TV, fused_TV))
+    return {
+        "n_texts": len(encoded),
+        "n_tokens": sum(one.prefill for one in encoded),
+        "perplexity": {name: _perplexity(own, seed) for name, own in losses.items()},
+        "kl_per_token": {name: _per_token(own, seed) for name, own in divergences.items()},
+        "prompts_refused": rate_row(Rate.of(refused)),
+    }
+
+
+@torch.no_grad()
+def fed_logprobs(model: SafeSignalModel, one: Encoded, checks: Checks) -> tuple[Tensor, float]:
+    """Return the (T, V) next-token log-probabilities before each answer token, and the query signal (NaN if off).
+
+    The answer is forced through the loop's own steps: the prompt with the query check, then one token at a time with
+    whatever check is due. Verdicts are ignored.
+
+    Args:
+        model: The guarded model.
+        one: A prompt with its answer as the prefill, at least one token.
+        checks: `off` is the bare base model.
+    """
+    forward, fused = model.forward_signal, checks == "fused"
+    prompt = Encoded(one.ids[: one.text], one.roles[: one.text])
+    row = Row(0, prompt, model.policy(dependence="low"), model.schedule(), watch=checks != "off")
+    state, found, query = forward.new_state(1), [], float("nan")
+    for token in one.ids[one.text :]:
+        span = row.due() if row.fed else Span(query=True) if row.watch else None
+        sights = [forward.sight(row.ranges(span))] if span is not None else []
+        logits_1V, (signals,) = forward.feed(state, [row.pending], [sights], fused=fused)
+        state.advance([len(row.pending)])
+        assert logits_1V is not None
+        found.append(logits_1V[0].double().log_softmax(dim=-1))
+        if span is not None and row.fed:
+            row.observe(signals[0], span)
+        elif span is not None:
+            query = signals[0]
+        row.fed = len(row.ids)
+        row.ids.append(token)
+    return torch.stack(found), query
+
+
+def _loss(logprobs_TV: Tensor, one: Encoded) -> Tensor:
+    """Return the (T,) negative log-likelihood of the answer's tokens, nats."""
+    target_T = torch.tensor(one.ids[one.text :], device=logprobs_TV.device)
+    return -logprobs_TV.gather(1, target_T[:, None])[:, 0]
+
+
+def _divergence(base_TV: Tensor, other_TV: Tensor) -> Tensor:
+    """Return the (T,) KL(base || other), nats."""
+    return (base_TV.exp() * (base_TV - other_TV)).sum(dim=-1)
+
+
+def _perplexity(losses: Sequence[Tensor], seed: int) -> dict[str, float | int]:
+    """Return exp of the mean loss per token; the interval resamples whole texts."""
+    sums = np.array([float(loss.sum()) for loss in losses])
+    counts = np.array([float(loss.numel()) for loss in losses])
+
+    def of(index: NDArray[np.float64]) -> float:
+        chosen = index.astype(int)
+        return float(np.exp(sums[chosen].sum() / counts[chosen].sum()))
+
+    everything = np.arange(len(losses), dtype=np.float64)
+    low, high = bootstrap_interval(of, everything, seed=seed)
+    return {"value": of(everything), "low": low, "high": high, "n": int(counts.sum())}
+
+
+def _per_token(divergences: Sequence[Tensor], seed: int) -> dict[str, Any]:
+    joined = torch.cat(list(divergences))
+    return {"mean": mean_with_interval(joined.tolist(), seed=seed), "max": float(joined.max())}
+
+
+def _cut(one: Encoded, tokens: int) -> Encoded:
+    """Keep the first `tokens` of the answer."""
+    end = one.text + min(tokens, one.prefill)
+    return Encoded(one.ids[:end], one.roles[:end])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safesignal.attacks.base import Reply, Status
-from safesignal.attacks.runner import REFUSAL, _status
+from safesignal.attacks.runner import REFUSAL, status_of
 from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.judges.base import Judge
 
@@ -29,7 +29,7 @@ def rejudge(writer: Writer, judges: Mapping[str, Judge]) -> int:
         if row["status"] == Status.ERRORED:
             continue
         found = {name: judge(row["behavior"], row["text"]) for name, judge in judges.items()}
-        status = _status(Reply(row["text"], row["n_tokens"], row["finish"], row["seconds"]), found[REFUSAL])
+        status = status_of(Reply(row["text"], row["n_tokens"], row["finish"], row["seconds"]), found[REFUSAL])
         verdicts = {name: {"verdict": own.verdict, "rule": own.rule} for name, own in found.items()}
         if any(row["judgements"].get(name) != own for name, own in verdicts.items()) or row["status"] != status:
             writer.write({**row, "status": str(status), "judgements": {**row["judgements"], **verdicts}})

@@ -19,7 +19,7 @@ from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.errors import UsageError
 from safesignal.judges.base import Judge, Judgement
 
-__all__ = ["REFUSAL", "counts_of", "run_plans", "statuses"]
+__all__ = ["REFUSAL", "counts_of", "first_request", "run_plans", "status_of", "statuses"]
 
 REFUSAL = "refusal"
 """Name of the judge that statuses come from."""
@@ -115,12 +115,12 @@ def _attempt(batch: Sequence[Plan], target: Target, judges: Mapping[str, Judge])
         for plan in batch:
             yield from _attempt([plan], target, judges)
     else:
-        yield _row(batch[0], _first_request(batch[0]), None, Status.ERRORED, {}, error)
+        yield _row(batch[0], first_request(batch[0]), None, Status.ERRORED, {}, error)
 
 
 def _converse(batch: Sequence[Plan], target: Target) -> list[tuple[Request, Reply]]:
     """Send scripts turn by turn, all of them together, and return the last exchange of each."""
-    requests = [_first_request(plan) for plan in batch]
+    requests = [first_request(plan) for plan in batch]
     replies = _answers(target, requests)
     for turn in range(1, len(batch[0].script)):
         requests = [
@@ -138,7 +138,8 @@ def _answers(target: Target, requests: Sequence[Request]) -> list[Reply]:
     return replies
 
 
-def _first_request(plan: Plan) -> Request:
+def first_request(plan: Plan) -> Request:
+    """Return what a plan sends first."""
     return _request(plan, 0, ({"role": "system", "content": plan.system},) if plan.system else ())
 
 
@@ -157,10 +158,11 @@ def _judged(plan: Plan, request: Request, reply: Reply, judges: Mapping[str, Jud
     found, error = _caught(lambda: {name: judge(plan.behavior.text, reply.text) for name, judge in judges.items()})
     if found is None:
         return _row(plan, request, reply, Status.ERRORED, {}, error)
-    return _row(plan, request, reply, _status(reply, found[REFUSAL]), found, None)
+    return _row(plan, request, reply, status_of(reply, found[REFUSAL]), found, None)
 
 
-def _status(reply: Reply, refusal: Judgement) -> Status:
+def status_of(reply: Reply, refusal: Judgement) -> Status:
+    """Return how an attempt ended, by its reply and what the refusal judge says of it."""
     cut = reply.finish == "length" and len(reply.text.split()) < _SAYS_SOMETHING
     if cut or not reply.text.strip() or refusal.verdict not in ("yes", "no"):
         return Status.BUDGET_EXHAUSTED

@@ -24,10 +24,10 @@ def flag(name: str, help_line: str, panel: str | None = None) -> Any:
     return option(name, help_line, panel, metavar=" ")
 
 
-def require_at_least_one(batch_size: int) -> None:
-    """Raise if a batch would hold nothing."""
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}. Expected at least 1.")
+def require_at_least_one(size: int, name: str = "batch_size") -> None:
+    """Raise if a batch, or whatever `name` is the size of, would hold nothing."""
+    if size < 1:
+        raise UsageError(f"{name} is {size}. Expected at least 1.")
 
 
 class _SeveralError(UsageError):

@@ -1,11 +1,13 @@
-"""`safesignal evaluate`: run a suite of measurements and print its rates with intervals."""
+"""`safesignal evaluate`: run a suite of measurements against the base model and the guarded one, with intervals."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich import box
 from rich.progress import TaskID
@@ -13,68 +15,207 @@ from rich.table import Table
 
 from safesignal.cli.arguments import flag, option, require_at_least_one, together
 from safesignal.cli.console import note, out, progress
-from safesignal.cli.options import ModelOptions
+from safesignal.cli.options import ModelOptions, PolicyOptions, SignalOptions
 from safesignal.errors import UsageError
+
+if TYPE_CHECKING:
+    from safesignal.suites.run import Subject, SuiteRun
 
 __all__ = ["evaluate"]
 
-_IO, _SIZE = "Input and output", "Size"
+_IO, _ACCEPTANCE, _TARGET = "Input and output", "Suite acceptance only", "Target"
 _ERRORED = 3
+_TARGETS = ("base", "guarded")
+
+Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class SizeOptions:
-    """How much to measure."""
+class AcceptanceOptions:
+    """How much the acceptance suite measures; other suites say so in their files."""
 
-    limit: Annotated[int, option("limit", "Rows of each generated part.", _SIZE)] = 200
-    scored_limit: Annotated[int, option("scored_limit", "Rows of each scored part.", _SIZE)] = 400
-    max_new_tokens: Annotated[int, option("max_new_tokens", "Length of an answer.", _SIZE)] = 256
-    batch_size: Annotated[int, option("batch_size", "Rows written side by side.", _SIZE)] = 16
-    preset: Annotated[str, option("preset", "Operating point: strict, balanced, permissive.", _SIZE)] = "balanced"
+    limit: Annotated[int, option("limit", "Rows of each generated part.", _ACCEPTANCE)] = 200
+    scored_limit: Annotated[int, option("scored_limit", "Rows of each scored part.", _ACCEPTANCE)] = 400
+    max_new_tokens: Annotated[int, option("max_new_tokens", "Length of an answer.", _ACCEPTANCE)] = 256
+    train_prompts: Annotated[
+        str | None, option("train_prompts", "The adapter's training/prompts.jsonl, for the text rival.", _ACCEPTANCE)
+    ] = None
 
     def check(self) -> None:
         """Raise what would leave nothing to do."""
-        together(partial(require_at_least_one, self.batch_size), partial(require_at_least_one, self.limit))
+        together(*(partial(require_at_least_one, size, name) for name, size in self._sizes()))
+
+    def _sizes(self) -> list[tuple[str, int]]:
+        return [(name, getattr(self, name)) for name in ("limit", "scored_limit", "max_new_tokens")]
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """Who is measured."""
+
+    targets: Annotated[str, option("targets", "base, guarded or both, comma-separated.", _TARGET)] = "base,guarded"
+    endpoint: Annotated[
+        str | None, option("endpoint", "Address of an OpenAI-compatible server to measure instead.", _TARGET)
+    ] = None
+    endpoint_model: Annotated[str | None, option("endpoint_model", "Name it knows the model by.", _TARGET)] = None
+    api_key_env: Annotated[str, option("api_key_env", "Environment variable that holds its key.", _TARGET)] = ""
+
+    def names(self) -> list[str]:
+        """Return the targets asked for, each once."""
+        return ["endpoint"] if self.endpoint else list(dict.fromkeys(name.strip() for name in self.targets.split(",")))
+
+    def check(self) -> None:
+        """Raise unless every target is known and an endpoint is named whole."""
+        unknown = [name for name in self.names() if name not in (*_TARGETS, "endpoint")]
+        if unknown:
+            raise UsageError(f"targets are `{self.targets}`. Expected some of {', '.join(_TARGETS)}.")
+        if (self.endpoint is None) != (self.endpoint_model is None):
+            raise UsageError("one of `--endpoint` and `--endpoint_model` stands alone. Expected both or neither.")
 
 
 def evaluate(
     model: ModelOptions,
-    size: SizeOptions,
+    signal: SignalOptions,
+    policy: PolicyOptions,
+    target: TargetOptions,
+    acceptance: AcceptanceOptions,
     output_dir: Annotated[str, option("output_dir", "Folder of the results; a run found there goes on.", _IO)],
-    suite: Annotated[str, option("suite", "Which measurements: acceptance.", _IO)] = "acceptance",
+    suite: Annotated[str, option("suite", "quick, paper, full, acceptance, or a YAML file.", _IO)] = "quick",
     data_dir: Annotated[str | None, option("data_dir", "Folder of the public sets.", _IO, show_default="hub")] = None,
-    train_prompts: Annotated[
-        str | None, option("train_prompts", "The adapter's training/prompts.jsonl, to fit the text rival on.", _IO)
-    ] = None,
+    batch_size: Annotated[int, option("batch_size", "Rows written side by side.", _IO)] = 16,
     allow_errors: Annotated[bool, flag("allow_errors", "Print rates although attempts errored.", _IO)] = False,
 ) -> int:
-    """Measure the guarded model; rates carry 95 % Wilson intervals."""
-    if suite != "acceptance":
-        raise UsageError(f"suite is `{suite}`. Expected acceptance.")
-    together(model.check, size.check)
-    from safesignal.evals.acceptance import AcceptanceConfig, run_acceptance
+    """Measure the guarded model and its base; every rate carries its 95 % Wilson interval."""
+    together(
+        model.check,
+        target.check,
+        acceptance.check,
+        partial(require_at_least_one, batch_size),
+        *([] if target.endpoint or "guarded" not in target.names() else [partial(signal.check, model)]),
+    )
+    if suite == "acceptance":
+        return _accept(model, acceptance, signal.preset, output_dir, data_dir, batch_size, allow_errors=allow_errors)
+    from safesignal.suites.run import SuiteRun
+    from safesignal.suites.spec import load_suite
 
-    config = AcceptanceConfig(data_dir=data_dir, **asdict(size))
-    loaded = model.load()
+    asked, folder, code = load_suite(suite), Path(output_dir), 0
+    subjects = _subjects(model, signal, policy, target)
+    for name in target.names():
+        with _bars() as report:
+            run = SuiteRun(
+                asked, subjects[name](), folder / name, data_dir=data_dir, batch_size=batch_size, report=report
+            )
+            results = _run(run, name, allow_errors=allow_errors)
+        code = max(code, _show(name, results, allow_errors=allow_errors))
+    places = " ".join(str(folder / name) for name in target.names())
+    note(f"`safesignal report {places} --output_dir {folder / 'report'}` makes tables and a page of it")
+    return code
+
+
+def _run(run: SuiteRun, name: str, *, allow_errors: bool) -> dict[str, Any]:
+    run.claim()
+    left, seconds = run.expected()
+    if left:
+        note(f"{name}: {left} attempts to make, about {_duration(seconds)} at most at the speed of a short trial")
+    return run.run(allow_errors=allow_errors)
+
+
+def _subjects(
+    model: ModelOptions, signal: SignalOptions, policy: PolicyOptions, target: TargetOptions
+) -> Mapping[str, Callable[[], Subject]]:
+    """Return a way to make each target; base and guarded share one loaded model."""
+    from safesignal.attacks.endpoint import EndpointTarget
+    from safesignal.attacks.targets import GuardedTarget, PlainTarget
+    from safesignal.suites.run import Subject
+
+    if target.endpoint is not None and target.endpoint_model is not None:
+        aimed = EndpointTarget(target.endpoint, target.endpoint_model, target.api_key_env)
+        return {"endpoint": lambda: Subject(aimed, None)}
+    loaded = model.load(signal="guarded" in target.names())
+    plain = PlainTarget(loaded)
+
+    def guarded() -> Subject:
+        wanted = loaded.policy(signal.preset, **signal.overrides(), **policy.overrides())
+        return Subject(GuardedTarget(loaded, wanted, signal.reading(loaded.config), preset=signal.preset), plain)
+
+    return {"base": lambda: Subject(plain, plain), "guarded": guarded}
+
+
+def _show(name: str, results: Mapping[str, Any], *, allow_errors: bool) -> int:
+    """Print the rates, or say why there are none; return the exit code."""
+    errored = sum(row["errored"] for row in results["attacks"] if row["variant"] is None)
+    errored += sum(row["errored"] for row in results["over_refusal"] if row["category"] is None)
+    if errored and not allow_errors:
+        note(
+            f"{name}: {errored} attempts errored, so no rate is printed; start again to repeat them, or `--allow_errors`"
+        )
+        return _ERRORED
+    table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("measured", "data set", "rate [95 % interval] (count)", "undecided"):
+        table.add_column(column)
+    for row in results["attacks"]:
+        if row["variant"] is None:
+            table.add_row(f"{row['cell']}: complied", row["dataset"], _rate(row["asr"]), str(row["undecided"]))
+    for row in results["over_refusal"]:
+        if row["category"] is None and row["label"] == "benign":
+            table.add_row(f"{row['cell']}: refused", row["dataset"], _rate(row["refused"]), str(row["undecided"]))
+    out.print(table)
+    return _ERRORED if errored else 0
+
+
+def _rate(row: Mapping[str, Any] | None) -> str:
+    from safesignal.stats import Rate
+
+    return str(Rate(row["successes"], row["n"])) if row else "n/a"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(1, minutes)} min"
+
+
+@contextmanager
+def _bars() -> Iterator[Report]:
+    """Yield a function that moves one bar per line of a suite."""
     with progress() as bar:
         lines: dict[str, TaskID] = {}
 
         def show(part: str, done: int, total: int) -> None:
             if part not in lines:
                 lines[part] = bar.add_task(part, total=total)
-            bar.update(lines[part], completed=done)
+            bar.update(lines[part], completed=done, total=total)
 
-        results = run_acceptance(loaded, config, output_dir, train_prompts=train_prompts, progress=show)
+        yield show
+
+
+def _accept(
+    model: ModelOptions,
+    size: AcceptanceOptions,
+    preset: str,
+    output_dir: str,
+    data_dir: str | None,
+    batch_size: int,
+    *,
+    allow_errors: bool,
+) -> int:
+    """Run the suite that says whether the shipped signal does what it is shipped for."""
+    from safesignal.evals.acceptance import AcceptanceConfig, run_acceptance
+
+    lengths = {"limit": size.limit, "scored_limit": size.scored_limit, "max_new_tokens": size.max_new_tokens}
+    config = AcceptanceConfig(data_dir=data_dir, batch_size=batch_size, preset=preset, **lengths)
+    loaded = model.load()
+    with _bars() as show:
+        results = run_acceptance(loaded, config, output_dir, train_prompts=size.train_prompts, progress=show)
     errored = sum(part["errored"] for part in results["summary"].values())
     if errored and not allow_errors:
         note(f"{errored} attempts errored, so no rate is printed; see {output_dir}/attempts.jsonl, or `--allow_errors`")
         return _ERRORED
-    out.print(_table(results))
+    out.print(_acceptance_table(results))
     note(f"results in {Path(output_dir) / 'results.json'}")
     return _ERRORED if errored else 0
 
 
-def _table(results: dict[str, Any]) -> Table:
+def _acceptance_table(results: dict[str, Any]) -> Table:
     thresholds = results["thresholds"]
     title = f"{results['model']}, thresholds {thresholds['prompt']} (query) and {thresholds['window']} (windows)"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")

@@ -20,7 +20,7 @@ from safesignal.attacks.compliant import PlainSource, compliant_prefixes
 from safesignal.attacks.prefill import Prefill
 from safesignal.attacks.registry import build_attack
 from safesignal.attacks.rejudge import rejudge
-from safesignal.attacks.runner import REFUSAL, run_plans
+from safesignal.attacks.runner import REFUSAL, first_request, run_plans, statuses
 from safesignal.attacks.targets import GuardedTarget
 from safesignal.data.jsonl import Writer
 from safesignal.errors import SafeSignalError, UsageError
@@ -74,6 +74,7 @@ class SuiteRun:
         data_dir: Folder of the public sets; None loads them from the hub.
         batch_size: Attempts written side by side.
         judges: By name, run on the spot; the refusal judge alone if None.
+        cache: File of the unguarded models' compliant answers; None takes one that all runs share.
         report: Told how far each line is.
     """
 
@@ -86,10 +87,12 @@ class SuiteRun:
         data_dir: str | None = None,
         batch_size: int = 16,
         judges: Mapping[str, Judge] | None = None,
+        cache: str | Path | None = None,
         report: Report = lambda *_: None,
     ) -> None:
         self.suite, self.subject, self.folder = suite, subject, Path(folder)
         self.data_dir, self.batch_size, self.report = data_dir, batch_size, report
+        self.cache = Path(cache) if cache is not None else cache_dir() / "compliant.jsonl"
         self.judges = {REFUSAL: judge_refusal, **(judges or {})}
         # Everything wrong with the suite is found before a model writes a token.
         self.cells = [cell for cell in suite.cells if subject.variant(cell) is not None]
@@ -132,18 +135,27 @@ class SuiteRun:
             self._planned[cell.name] = list(attack.plan(behaviors, cell.name, sampling))
         return self._planned[cell.name]
 
-    def expected_seconds(self) -> tuple[int, float]:
-        """Return how many attempts there are at most, and how long all would take at the speed of a short trial."""
-        plans = [plan for cell in self.cells for plan in self._roughly(cell)]
-        trial = plans[:: max(1, len(plans) // self.batch_size)][: self.batch_size]
-        short = [replace(plan, sampling=Sampling(max_new_tokens=_TRIAL_TOKENS)) for plan in trial]
-        with Writer(self.folder / "trial.jsonl", overwrite=True) as writer:
-            begun = time.perf_counter()
-            run_plans(short, self.subject.target, writer, self.judges, batch_size=self.batch_size)
-            seconds = time.perf_counter() - begun
-        (self.folder / "trial.jsonl").unlink()
-        tokens = sum(plan.sampling.max_new_tokens * len(plan.script) for plan in plans)
-        return len(plans), seconds * tokens / sum(_TRIAL_TOKENS * len(plan.script) for plan in short)
+    def expected(self) -> tuple[int, float]:
+        """Return how many attempts are left, and the seconds they take at the speed of a short trial, roughly.
+
+        The trial writes a few of them one token long and some tokens longer, so that reading prompts and writing
+        answers are told apart. What it writes is thrown away.
+        """
+        known = statuses(self.folder / "attempts.jsonl")
+        left = [p for cell in self.cells for p in self._roughly(cell) if known.get(p.id, "errored") == "errored"]
+        if not left:
+            return 0, 0.0
+        trial = left[:: max(1, len(left) // self.batch_size)][: self.batch_size]
+        short, longer = (self._trial_seconds(trial, length) for length in (1, 1 + _TRIAL_TOKENS))
+        reading, writing = short / len(trial), max(0.0, longer - short) / (len(trial) * _TRIAL_TOKENS)
+        tokens = sum(plan.sampling.max_new_tokens * len(plan.script) for plan in left)
+        return len(left), len(left) * reading + tokens * writing
+
+    def _trial_seconds(self, plans: Sequence[Plan], new_tokens: int) -> float:
+        requests = [first_request(replace(plan, sampling=Sampling(max_new_tokens=new_tokens))) for plan in plans]
+        begun = time.perf_counter()
+        self.subject.target.answer(requests)
+        return time.perf_counter() - begun
 
     def claim(self) -> None:
         """Mark the folder with what is measured there, or check that it holds the beginning of this very run."""
@@ -206,7 +218,7 @@ class SuiteRun:
         found = compliant_prefixes(
             self.subject.plain,
             self.behaviors[cell.name].behaviors,
-            cache_dir() / "compliant.jsonl",
+            self.cache,
             batch_size=self.batch_size,
             progress=_line(self.report, f"{cell.name}: compliant answers"),
         )

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safesignal.attacks.base import Attack, Plan, Sampling, Target
+from safesignal.attacks.base import Attack, Plan, Sampling, Status, Target
 from safesignal.attacks.behaviors import BehaviorSet, load_behavior_set
 from safesignal.attacks.compliant import PlainSource, compliant_prefixes
-from safesignal.attacks.prefill import Prefill
+from safesignal.attacks.prefill import OPENING, Prefill
 from safesignal.attacks.registry import build_attack
 from safesignal.attacks.rejudge import rejudge
 from safesignal.attacks.runner import REFUSAL, first_request, run_plans, statuses
@@ -141,8 +141,7 @@ class SuiteRun:
         The trial writes a few of them one token long and some tokens longer, so that reading prompts and writing
         answers are told apart. What it writes is thrown away.
         """
-        known = statuses(self.folder / "attempts.jsonl")
-        left = [p for cell in self.cells for p in self._roughly(cell) if known.get(p.id, "errored") == "errored"]
+        left = self._left()
         if not left:
             return 0, 0.0
         trial = left[:: max(1, len(left) // self.batch_size)][: self.batch_size]
@@ -203,14 +202,23 @@ class SuiteRun:
         run["planned"] = {**run.get("planned", {}), cell.name: count}
         path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
-    def _roughly(self, cell: Cell) -> list[Plan]:
-        """Return a cell's attempts without writing compliant answers for them: a fixed prefill stands in."""
-        attack, sampling = self.attacks[cell.name], Sampling(max_new_tokens=cell.max_new_tokens)
-        behaviors: Sequence[Any] = self.behaviors[cell.name].behaviors
-        if isinstance(attack, Prefill) and attack.depth:
-            plans = Prefill().plan(behaviors, cell.name, sampling)
-            return [replace(plan, id=f"{plan.id}/{k}") for k in attack.depth for plan in plans]
-        return attack.plan(behaviors, cell.name, sampling)
+    def _left(self) -> list[Plan]:
+        """Return the attempts that are not made yet; a stand-in begins those whose compliant answers are not written.
+
+        A cell that run.json calls complete has none left, although some of its behaviors may have no such answer.
+        """
+        known = statuses(self.folder / "attempts.jsonl")
+        path, left = self.folder / "run.json", []
+        planned = json.loads(path.read_text(encoding="utf-8")).get("planned", {}) if path.exists() else {}
+        for cell in self.cells:
+            attack, sampling = self.attacks[cell.name], Sampling(max_new_tokens=cell.max_new_tokens)
+            behaviors = self.behaviors[cell.name].behaviors
+            if isinstance(attack, Prefill) and attack.depth:
+                attack = replace(attack, pieces={one.id: (OPENING,) * max(attack.depth) for one in behaviors})
+            plans = attack.plan(behaviors, cell.name, sampling)
+            missing = [plan for plan in plans if known.get(plan.id, Status.ERRORED) == Status.ERRORED]
+            left += [] if len(plans) - len(missing) == planned.get(cell.name) else missing
+        return left
 
     def _with_compliant_answers(self, cell: Cell, attack: Prefill) -> Prefill:
         if self.subject.plain is None:

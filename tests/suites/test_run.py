@@ -1,0 +1,129 @@
+"""A suite leaves one folder that says everything, goes on where it stopped, and takes no other run's rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safesignal.attacks import runner
+from safesignal.attacks.targets import GuardedTarget, PlainTarget
+from safesignal.errors import UsageError
+from safesignal.judges.base import Judgement
+from safesignal.modeling.model import SafeSignalModel
+from safesignal.rules import Policy
+from safesignal.suites.run import Subject, SuiteRun
+from safesignal.suites.spec import load_suite
+
+NEVER = Policy(threshold=1.0, window_threshold=1.0)
+
+
+@pytest.fixture(autouse=True)
+def short_answers_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny random model writes no words; its six tokens are an answer here."""
+    monkeypatch.setattr(runner, "_SAYS_SOMETHING", 0)
+
+
+def answers(verdict: Any) -> Any:
+    return lambda *_: Judgement(verdict, "planted")
+
+
+def suite_run(model: SafeSignalModel, suite_file: Path, name: str, **more: Any) -> SuiteRun:
+    plain = PlainTarget(model)
+    target = plain if name == "base" else GuardedTarget(model, more.pop("policy", NEVER))
+    folder = suite_file.parent
+    judges = {"refusal": answers(more.pop("verdict", "no"))}
+    return SuiteRun(
+        load_suite(str(suite_file)),
+        Subject(target, plain),
+        folder / name,
+        judges=judges,
+        cache=folder / "c.jsonl",
+        **more,
+    )
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "attempts.jsonl").read_text().splitlines()]
+
+
+def test_guarded_run_fills_every_cell(model: SafeSignalModel, suite_file: Path) -> None:
+    results = suite_run(model, suite_file, "guarded").run()
+    rows = rows_of(suite_file.parent / "guarded")
+    cells = {cell: sum(row["cell"] == cell for row in rows) for cell in ("direct", "deep", "open", "ordinary")}
+    assert cells == {"direct": 3, "deep": 4, "open": 2, "ordinary": 4}
+    assert {row["sampling"]["seed"] for row in rows} == {3}
+    assert {row["variant"] for row in rows if row["cell"] == "deep"} == {"depth=2", "depth=4"}
+    assert all(row["checks"] for row in rows)
+    assert results["planned"] == cells
+    whole = {row["cell"]: row for row in results["attacks"] if row["variant"] is None}
+    assert whole["direct"]["asr"]["n"] == 3
+    assert [row["label"] for row in results["over_refusal"]] == ["benign"]
+
+
+def test_the_bare_model_has_no_buffer_to_switch_off(model: SafeSignalModel, suite_file: Path) -> None:
+    suite_run(model, suite_file, "base").run()
+    rows = rows_of(suite_file.parent / "base")
+    assert {row["cell"] for row in rows} == {"direct", "deep", "ordinary"}
+    assert not any(row["checks"] for row in rows)
+
+
+def test_a_benign_signal_leaves_the_base_models_answers(model: SafeSignalModel, suite_file: Path) -> None:
+    for name in ("base", "guarded"):
+        suite_run(model, suite_file, name).run()
+    base, own = ({row["id"]: row["text"] for row in rows_of(suite_file.parent / name)} for name in ("base", "guarded"))
+    assert base
+    assert all(own[name] == text for name, text in base.items())
+
+
+def test_an_interrupted_run_goes_on_and_a_finished_one_writes_nothing(model: SafeSignalModel, suite_file: Path) -> None:
+    suite_run(model, suite_file, "base").run()
+    path = suite_file.parent / "base" / "attempts.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    path.write_text("".join(lines[:4]) + lines[4][:20])
+    suite_run(model, suite_file, "base").run()
+    assert sorted(json.loads(line)["id"] for line in path.read_text().splitlines()) == sorted(
+        json.loads(line)["id"] for line in lines
+    )
+    before = path.read_text()
+    suite_run(model, suite_file, "base").run()
+    assert path.read_text() == before
+
+
+def test_another_suite_or_target_is_refused(model: SafeSignalModel, suite_file: Path) -> None:
+    suite_run(model, suite_file, "guarded").run()
+    with pytest.raises(UsageError, match="another target"):
+        suite_run(model, suite_file, "guarded", policy=Policy(threshold=0.9, window_threshold=1.0)).run()
+    suite_file.write_text(suite_file.read_text().replace("limit: 3", "limit: 2"))
+    with pytest.raises(UsageError, match="another suite_sha256"):
+        suite_run(model, suite_file, "guarded").run()
+
+
+def test_changed_rows_of_a_set_are_refused(model: SafeSignalModel, suite_file: Path) -> None:
+    suite_run(model, suite_file, "base").run()
+    data = suite_file.parent / "plain.jsonl"
+    data.write_text(data.read_text().replace("item 2", "item 9"))
+    with pytest.raises(UsageError, match="another datasets"):
+        suite_run(model, suite_file, "base").run()
+
+
+def test_better_judges_change_verdicts_of_texts_that_are_there(model: SafeSignalModel, suite_file: Path) -> None:
+    first = suite_run(model, suite_file, "base").run()
+    again = suite_run(model, suite_file, "base", verdict="yes").run()
+    asr = [next(r["asr"] for r in results["attacks"] if r["cell"] == "direct") for results in (first, again)]
+    assert [(rate["successes"], rate["n"]) for rate in asr] == [(3, 3), (0, 3)]
+    texts = {row["id"]: row["text"] for row in rows_of(suite_file.parent / "base")}
+    assert len(rows_of(suite_file.parent / "base")) == 2 * len(texts)
+
+
+def test_the_expected_time_counts_what_is_left(model: SafeSignalModel, suite_file: Path) -> None:
+    run = suite_run(model, suite_file, "base")
+    run.claim()
+    left, seconds = run.expected()
+    assert left == 3 + 4 + 4
+    assert seconds > 0
+    run.run()
+    assert run.expected() == (0, 0.0)

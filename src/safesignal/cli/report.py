@@ -15,6 +15,7 @@ __all__ = ["report"]
 
 _IO, _SHOWN = "Input and output", "What is shown"
 _ERRORED = 3
+_TRACES = 2
 
 
 def report(
@@ -23,20 +24,40 @@ def report(
     names: Annotated[
         str | None, option("names", "What to call the runs, as a,b.", _SHOWN, show_default="of the targets")
     ] = None,
-    traces: Annotated[int, option("traces", "Attempts shown per run, cell and status; 0: none.", _SHOWN)] = 2,
+    traces: Annotated[int, option("traces", "Attempts shown per run, cell and status; 0: none.", _SHOWN)] = _TRACES,
+    goal: Annotated[
+        list[str] | None, option("goal", "What a cell's rate should be, as 'prefill-text<5'; repeatable.", _SHOWN)
+    ] = None,
     allow_errors: Annotated[bool, flag("allow_errors", "Show rates although attempts errored.", _SHOWN)] = False,
 ) -> int:
     """Write tables, charts and traces of one or more runs, from their files alone."""
     if traces < 0:
         raise UsageError(f"traces is {traces}. Expected 0 or more.")
+    from safesignal.report.numbers import parse_goals
     from safesignal.report.write import write_report
 
     chosen = [name.strip() for name in names.split(",")] if names is not None else None
-    command = shlex.join(["safesignal", "report", *runs, "--output_dir", output_dir])
-    command += f" --names {shlex.quote(names)}" if names is not None else ""
-    command += (f" --traces {traces}" if traces != 2 else "") + (" --allow_errors" if allow_errors else "")
-    written = write_report(runs, output_dir, names=chosen, traces=traces, allow_errors=allow_errors, command=command)
+    written = write_report(
+        runs,
+        output_dir,
+        names=chosen,
+        traces=traces,
+        allow_errors=allow_errors,
+        goals=parse_goals(goal or []),
+        command=_command(runs, output_dir, names, traces, goal or [], allow_errors),
+    )
     for warning in written.warnings:
         note(f"note: {warning}")
     out.print(str(written.markdown), str(written.html), sep="\n", soft_wrap=True)
     return _ERRORED if written.errored and not allow_errors else 0
+
+
+def _command(
+    runs: list[str], output_dir: str, names: str | None, traces: int, goal: list[str], allow_errors: bool
+) -> str:
+    """Return what would make this report again."""
+    words = ["safesignal", "report", *runs, "--output_dir", output_dir]
+    words += ["--names", names] if names is not None else []
+    words += ["--traces", str(traces)] if traces != _TRACES else []
+    words += [word for text in goal for word in ("--goal", text)]
+    return shlex.join(words + (["--allow_errors"] if allow_errors else []))

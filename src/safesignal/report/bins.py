@@ -52,7 +52,7 @@ def layer(accent: int, bins: Sequence[Bin], what: str) -> charts.Bins:
 def share_axis(highest: float) -> tuple[float, list[tuple[float, str]]]:
     """Return the end of an axis of shares that holds the highest one, and its ticks."""
     limit = next(limit for limit in (0.1, 0.25, 0.5, 1.0) if highest <= limit or limit == 1.0)
-    return limit, [(limit * part / 4, f"{100 * limit * part / 4:g} %") for part in range(5)]
+    return limit, [(limit * part / 5, f"{100 * limit * part / 5:g} %") for part in range(6)]
 
 
 def histogram_panel(run: Run, histogram: object, unit: str, title: str) -> Markup | None:

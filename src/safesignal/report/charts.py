@@ -25,7 +25,7 @@ _SHAPES = (
 )
 """One marker per accent, so that runs differ without colour too."""
 _WIDTH, _HEIGHT = 340, 236
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 12, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,14 @@ class Stack:
         accent: Colour.
         shares: (what, share in [0, 1], tooltip) from left to right.
         sub: Second line of the label.
+        bounds: Interval of the sum, None for none.
     """
 
     label: str
     accent: int
     shares: Sequence[tuple[str, float, str]]
     sub: str = ""
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,8 @@ def stacks(rows: Sequence[Stack], *, limit: float = 1.0, what: str) -> Markup:
 
 def grid(panels: Sequence[Markup]) -> Markup:
     """Place panels side by side, as many as fit."""
-    return Markup('<div class="panels">{}</div>').format(Markup("").join(panels))
+    few = " few" if len(panels) <= 2 else ""
+    return Markup('<div class="panels{}">{}</div>').format(few, Markup("").join(panels))
 
 
 def panel(frame: Panel, *layers: Series | Bins) -> Markup:
@@ -215,6 +218,9 @@ def _stack(row: Stack, limit: float) -> Markup:
             )
         )
         at += share
+    if row.bounds is not None:
+        low, high = (_percent(bound, limit) for bound in row.bounds)
+        parts.append(Markup('<line class="whisker" x1="{}" x2="{}" y1="12" y2="12"/>').format(low, high))
     return Markup('<svg class="lane" width="100%" height="24">{}</svg>').format(Markup("").join(parts))
 
 
@@ -241,7 +247,8 @@ def _axis(limit: float, unit: str) -> Markup:
 
 
 def _ticks(limit: float) -> list[float]:
-    return [limit * step / 4 for step in range(5)]
+    steps = 4 if limit >= 1 else 5
+    return [limit * step / steps for step in range(steps + 1)]
 
 
 def _frame(frame: Panel) -> Markup:
@@ -257,7 +264,7 @@ def _frame(frame: Panel) -> Markup:
         start, end = (frame.x(0), frame.y(0)), (frame.x(1), frame.y(1))
         parts.append(Markup('<path class="diagonal" d="M{},{}L{},{}"/>').format(*start, *end))
     parts.append(_text((_LEFT + right) / 2, _HEIGHT - 6, frame.x_label, "middle", "axis-label"))
-    y_label = Markup('<text class="axis-label" text-anchor="middle" transform="translate(11,{}) rotate(-90)">{}</text>')
+    y_label = Markup('<text class="axis-label" text-anchor="middle" transform="translate(12,{}) rotate(-90)">{}</text>')
     return Markup("").join([*parts, y_label.format((_TOP + bottom) / 2, frame.y_label)])
 
 

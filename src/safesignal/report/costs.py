@@ -89,8 +89,8 @@ def _bars(rows: Sequence[tuple[Run, Entry]]) -> list[Figure]:
 def _bench_table(rows: Sequence[tuple[Run, Entry]]) -> Table:
     lines = []
     for run, row in rows:
-        spread = f"[{number(row['low'])}, {number(row['high'])}]" if "low" in row and "high" in row else ""
-        step = Cell(number(row["milliseconds"]), spread) if "milliseconds" in row else NOTHING
+        spread = f"[{row['low']:.1f}, {row['high']:.1f}]" if "low" in row and "high" in row else ""
+        step = Cell(f"{row['milliseconds']:.1f}", spread) if "milliseconds" in row else NOTHING
         extra = Cell(f"{100 * row['extra']:+.1f} %") if row.get("extra") is not None else NOTHING
         peak = Cell(number(row["peak"] / _BYTES)) if row.get("peak") else NOTHING
         first = estimate(row.get("first"))

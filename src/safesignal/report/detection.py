@@ -51,9 +51,9 @@ def _table(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry |
                 recalls = [rate(_recall(entry, fpr)) for fpr in _FPRS]
                 counts = Cell(str(entry.get("n_malicious", "–")), f"of {entry.get('n', '–')}")
                 figures = [_auc(entry), *recalls, estimate(entry.get("ece")), _delay(entry.get("delay_tokens"))]
-                lines.append([word(name), word(kind), word(run.name), counts, *figures])
+                lines.append([Cell(name, f"{kind}s", number=False), word(run.name), counts, *figures])
     recall = tuple(f"recall at {100 * float(fpr):g} % FPR" for fpr in _FPRS)
-    columns = ("rows", "kind", "run", "malicious", "AUC", *recall, "ECE", "delay, tokens")
+    columns = ("rows", "run", "malicious", "AUC", *recall, "ECE", "delay, tokens")
     return Table("The signal as a detector", columns, lines)
 
 
@@ -70,8 +70,10 @@ def _delay(delay: object) -> Cell:
     if not isinstance(delay, Mapping):
         return estimate(delay)
     figures = [delay.get(name) for name in ("median", "p90", "max")]
-    shown = " / ".join(str(estimate(figure)) for figure in figures)
-    return NOTHING if all(figure is None for figure in figures) else Cell(shown)
+    if all(figure is None for figure in figures):
+        return NOTHING
+    found = f"found in {rate(delay['detected'])}" if delay.get("detected") else ""
+    return Cell(" / ".join(str(estimate(figure)) for figure in figures), found)
 
 
 def _panels(entries: Sequence[tuple[Run, Entry | None]]) -> list[Markup]:
@@ -82,7 +84,8 @@ def _panels(entries: Sequence[tuple[Run, Entry | None]]) -> list[Markup]:
     if any(entry.get("reliability") for _, entry in there):
         panels.append(_reliability(there))
     for run, entry in there:
-        panels += [drawn for drawn in (_scores(run, entry), _delays(run, entry)) if drawn]
+        name = f", {run.name}" if len(there) > 1 else ""
+        panels += [drawn for drawn in (_scores(run, entry, name), _delays(run, entry, name)) if drawn]
     return panels
 
 
@@ -117,21 +120,21 @@ def _reliability(entries: Sequence[tuple[Run, Entry]]) -> Markup:
     return charts.panel(frame, *layers)
 
 
-def _scores(run: Run, entry: Entry) -> Markup | None:
+def _scores(run: Run, entry: Entry, name: str) -> Markup | None:
     """Draw the signals of both classes, where the histogram counts them apart."""
     histogram = entry.get("histogram")
-    classes = [(read_bins(histogram, name), name) for name in ("malicious", "benign")]
+    classes = [(read_bins(histogram, label), label) for label in ("malicious", "benign")]
     if not any(n for bins, _ in classes for _, _, n in bins):
-        return histogram_panel(run, histogram, "signal", f"Signals, {run.name}")
-    layers = [layer(run.accent if name == "malicious" else 6, bins, name) for bins, name in classes]
+        return histogram_panel(run, histogram, "signal", f"Signals{name}")
+    layers = [layer(run.accent if label == "malicious" else 6, bins, label) for bins, label in classes]
     highest = max(share for drawn in layers for _, _, share, _ in drawn.bins)
     limit, ticks = share_axis(highest)
-    title = f"Signals, {run.name}: malicious in colour, benign in grey"
+    title = f"Signals, benign in grey{name}"
     frame = charts.Panel("signal", "share of its class", _UNIT, ticks, y_limits=(0.0, limit), title=title)
     return charts.panel(frame, *reversed(layers))
 
 
-def _delays(run: Run, entry: Entry) -> Markup | None:
+def _delays(run: Run, entry: Entry, name: str) -> Markup | None:
     delay = entry.get("delay_tokens")
     histogram = delay.get("histogram") if isinstance(delay, Mapping) else None
-    return histogram_panel(run, histogram, "tokens", f"Delay until the first malicious window, {run.name}")
+    return histogram_panel(run, histogram, "tokens", f"Delay of the first malicious window{name}")

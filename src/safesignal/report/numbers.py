@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from safesignal.errors import UsageError
 from safesignal.report.document import Cell
 from safesignal.stats import Rate
 
-__all__ = ["NOTHING", "counted", "estimate", "goal", "number", "rate", "word"]
+__all__ = ["NOTHING", "counted", "estimate", "goal", "number", "parse_goals", "rate", "word"]
 
 NOTHING = Cell("–", tone="muted")
 """Where a run has no such figure."""
 
-_GOAL = re.compile(r"\s*(<=|>=|<|>|≤|≥)\s*([\d.]+)\s*%\s*")
+_GOAL = re.compile(r"(<=|>=|<|>) (\d+(?:\.\d+)?) %")
+_CELL_GOAL = re.compile(r"([^<>=]+?)\s*(<=|>=|<|>)\s*(\d+(?:\.\d+)?)\s*%?")
 
 
 def word(text: object, *, tone: str = "") -> Cell:
@@ -49,7 +51,7 @@ def rate(value: Mapping[str, Any] | None) -> Cell:
     low, high = (f"{100 * value[bound]:.1f}" for bound in ("low", "high"))
     counts = f" ({value['successes']}/{value['n']})" if "successes" in value else ""
     if not counts and "n" in value:
-        counts = f" (n = {value['n']})"
+        counts = f" (n={value['n']})"
     return Cell(f"{100 * value['value']:.1f} %", f"[{low}, {high}]{counts}")
 
 
@@ -79,6 +81,27 @@ def goal(text: str, value: Mapping[str, Any] | None) -> Cell:
     match = _GOAL.fullmatch(text)
     if match is None or value is None or value.get("value") is None:
         return word(text, tone="muted")
-    sign, bound, point = match[1], float(match[2]) / 100, float(value["value"])
-    met = {"<": point < bound, ">": point > bound}.get(sign, point <= bound if sign in "<=≤" else point >= bound)
+    bound, point = float(match[2]) / 100, float(value["value"])
+    met = {"<": point < bound, "<=": point <= bound, ">": point > bound, ">=": point >= bound}[match[1]]
     return Cell(text, "met" if met else "not met", tone="met" if met else "missed", number=False)
+
+
+def parse_goals(texts: Sequence[str]) -> dict[str, str]:
+    """Return goals such as `prefill-text<5`, in percent, by the cell they are for.
+
+    Raises:
+        UsageError: If one is not a cell, a comparison and a number.
+
+    Example:
+        >>> parse_goals(["prefill-text<5", "alpaca <= 3.5 %"])
+        {'prefill-text': '< 5 %', 'alpaca': '<= 3.5 %'}
+    """
+    goals = {}
+    for text in texts:
+        match = _CELL_GOAL.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(
+                f"goal is `{text}`. Expected a cell, a comparison and a percentage.", hint="`--goal 'prefill-text<5'`"
+            )
+        goals[match[1]] = f"{match[2]} {match[3]} %"
+    return goals

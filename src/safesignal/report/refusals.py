@@ -10,7 +10,7 @@ from markupsafe import Markup
 from safesignal.report import charts
 from safesignal.report.bins import histogram_panel
 from safesignal.report.document import Cell, Figure, Section, Table
-from safesignal.report.numbers import NOTHING, estimate, rate, word
+from safesignal.report.numbers import NOTHING, estimate, goal, rate, word
 from safesignal.report.runs import Run, by_key
 
 __all__ = ["leak_section", "over_refusal_section"]
@@ -39,7 +39,10 @@ def over_refusal_section(runs: Sequence[Run]) -> Section:
     parts: list[Table | Figure] = []
     if whole:
         parts.append(
-            Figure("Refused, by set: solid at the start, hatched midway, pale by the model", _stacks(runs, whole))
+            Figure(
+                "Refused, by set: dark at the start, medium midway, pale by the model; line: interval of the sum",
+                _stacks(runs, whole),
+            )
         )
         parts += [_totals("Refused, by set", runs, whole), _split(runs, whole)]
     if parts_of:
@@ -97,6 +100,16 @@ def _refused(run: Run, entry: Entry | None) -> Cell:
     return rate(entry.get("refused"))
 
 
+def _goals(runs: Sequence[Run], key: tuple[Any, ...], entries: Sequence[Entry | None]) -> list[Cell]:
+    """Return whether guarded runs meet the goals for ordinary prompts."""
+    cells = []
+    for run, entry in zip(runs, entries, strict=True):
+        if run.guarded and run.goals:
+            text = run.goals.get(str(key[0])) if key[3] == "benign" and not key[2] else None
+            cells.append(goal(text, None if run.withheld(entry) else entry["refused"]) if text and entry else NOTHING)
+    return cells
+
+
 def _totals(
     caption: str, runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry | None]], *, folded: bool = False
 ) -> Table:
@@ -104,8 +117,9 @@ def _totals(
     for key, entries in keyed.items():
         name, sub = _name(key)
         rates = [_refused(run, entry) for run, entry in zip(runs, entries, strict=True)]
-        lines.append([word(name), word(sub), *rates])
-    columns = ("prompts", "set and label", *(run.name for run in runs))
+        lines.append([word(name), word(sub), *rates, *_goals(runs, key, entries)])
+    wanted = [run for run in runs if run.guarded and run.goals]
+    columns = ("prompts", "set and label", *(run.name for run in runs), *(f"goal, {run.name}" for run in wanted))
     return Table(caption, columns, lines, (None, None, *(run.accent for run in runs)), folded)
 
 
@@ -128,7 +142,7 @@ def _stacks(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry 
         name, sub = _name(key)
         for run, entry in zip(runs, entries, strict=True):
             if entry is not None and not run.withheld(entry):
-                bars.append(charts.Stack(name, run.accent, _shares(run, entry), f"{sub} · {run.name}"))
+                bars.append(charts.Stack(name, run.accent, _shares(run, entry), f"{sub} · {run.name}", _bounds(entry)))
     return charts.stacks(bars, what="Share of refused requests by set, split by when the refusal came")
 
 
@@ -139,6 +153,11 @@ def _shares(run: Run, entry: Entry) -> list[tuple[str, float, str]]:
         if value and value.get("value"):
             shares.append((kind, float(value["value"]), f"{run.name}, {title}: {rate(value)}"))
     return shares
+
+
+def _bounds(entry: Entry) -> tuple[float, float] | None:
+    value = entry.get("refused")
+    return (value["low"], value["high"]) if value and value.get("value") is not None else None
 
 
 def _by_type(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry | None]]) -> Markup:

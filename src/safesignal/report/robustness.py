@@ -35,7 +35,8 @@ def attack_section(runs: Sequence[Run]) -> Section:
         _table("Attack success rate, refusal judge", rows, runs, "asr", goals=True),
     ]
     if _any(rows, "worst"):
-        parts.append(_table("Worst of the grid: a behavior counts if any variant succeeded", rows, runs, "worst"))
+        grids = [row for row in rows if _any([row], "worst")]
+        parts.append(_table("Worst of the grid: a behavior counts if any variant succeeded", grids, runs, "worst"))
     if _any(rows, "asr_corrected"):
         parts.append(_table("Refusal judge, corrected for its measured errors", rows, runs, "asr_corrected"))
     if _any(rows, "asr_harm"):
@@ -45,6 +46,8 @@ def attack_section(runs: Sequence[Run]) -> Section:
     parts.append(_counts(rows))
     if variants := _variants(runs):
         parts.append(_table("By variant, refusal judge", variants, runs, "asr", folded=True))
+    if _any(variants, "asr_harm"):
+        parts.append(_table("By variant, harm judge", variants, runs, "asr_harm", folded=True))
     harm = "" if _any(rows, "asr_harm") else "No harm judge has run: `safesignal judge --run RUN --judge harm` adds it."
     return Section("attacks", "Attack success", f"{_LEAD} {'' if harm else _HARM_LEAD}".strip(), parts, harm)
 
@@ -118,19 +121,20 @@ def _any(rows: Sequence[Row], name: str) -> bool:
 def _table(
     caption: str, rows: Sequence[Row], runs: Sequence[Run], name: str, *, goals: bool = False, folded: bool = False
 ) -> Table:
-    wanted: dict[str, str] = {}
-    for run in runs:
-        wanted |= run.goals() if goals else {}
-    cells = []
+    cells, wanted = [], runs[0].goals if goals else {}
     for cell, dataset, entries in rows:
         line = [word(cell), word(dataset), *(_rate(run, entry, name) for run, entry in entries)]
         if wanted:
-            line += [_goal(wanted.get(cell, ""), run, entry) for run, entry in entries if run.guarded]
+            line += [_goal(wanted.get(cell), run, entry) for run, entry in entries if run.guarded]
         cells.append(line)
     guarded = [run for run in runs if run.guarded] if wanted else []
     columns = ("attack", "data set", *(run.name for run in runs), *(f"goal, {run.name}" for run in guarded))
     accents = (None, None, *(run.accent for run in runs))
     return Table(caption, columns, cells, accents, folded)
+
+
+def _goal(text: str | None, run: Run, entry: Entry | None) -> Cell:
+    return goal(text, run.asr(entry)) if text and entry else NOTHING
 
 
 def _rate(run: Run, entry: Entry | None, name: str) -> Cell:
@@ -143,10 +147,6 @@ def _rate(run: Run, entry: Entry | None, name: str) -> Cell:
     if value is not None and "n" not in value and (raw := entry.get(name.removesuffix("_corrected"))):
         value = {**value, "n": raw["n"]}
     return rate(value)
-
-
-def _goal(text: str, run: Run, entry: Entry | None) -> Cell:
-    return goal(text, run.asr(entry)) if text and entry else NOTHING
 
 
 def _counts(rows: Sequence[Row]) -> Table:
@@ -193,7 +193,7 @@ def _depths(runs: Sequence[Run]) -> dict[str, list[list[tuple[int, Run, Mapping[
     found: dict[str, list[dict[int, Mapping[str, Any]]]] = {}
     for index, run in enumerate(runs):
         for entry in run.entries("attacks"):
-            depth, value = _depth(entry), run.asr(entry)
+            depth, value = _depth(run, entry), run.asr(entry)
             if depth is not None and value is not None and value.get("value") is not None:
                 found.setdefault(str(entry.get("dataset")), [{} for _ in runs])[index][depth] = value
     return {
@@ -202,12 +202,18 @@ def _depths(runs: Sequence[Run]) -> dict[str, list[list[tuple[int, Run, Mapping[
     }
 
 
-def _depth(entry: Entry) -> int | None:
+def _depth(run: Run, entry: Entry) -> int | None:
+    """Return the depth of an entry by its variant, or by what the suite says of its cell; None if it has none.
+
+    A cell with the release buffer off measures something else.
+    """
+    cell = run.cell(str(entry.get("cell")))
+    if cell.get("buffer") is False:
+        return None
     if entry.get("attack") == "direct" and not entry.get("variant"):
         return 0
-    variant = entry.get("variant")
-    match = re.search(r"\d+", str(variant)) if variant else re.search(r"depth\D*(\d+)", str(entry.get("cell")))
-    return int(match[match.lastindex or 0]) if match and entry.get("attack") == "prefill" else None
+    match = re.fullmatch(r"depth=\[?(\d+)\]?", str(entry.get("variant") or f"depth={cell.get('depth')}"))
+    return int(match[1]) if match and entry.get("attack") == "prefill" else None
 
 
 def _depth_panel(dataset: str, curves: Sequence[Sequence[tuple[int, Run, Mapping[str, Any]]]]) -> Markup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Run:
         results: Its `results.json`.
         accent: Number of its colour, 0 to 5.
         allow_errors: Whether a rate is shown although attempts errored.
+        goals: What is wanted of a cell's rate, such as `< 5 %`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Run:
     results: Mapping[str, Any]
     accent: int = 0
     allow_errors: bool = False
+    goals: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> Mapping[str, Any]:
@@ -69,25 +71,26 @@ class Run:
         return bool(errored) and not self.allow_errors
 
     def attempts(self) -> Iterator[dict[str, Any]]:
-        """Yield the last row of every attempt, in the order of their first rows; none where there is no file."""
-        path = self.folder / "attempts.jsonl"
-        if not path.exists():
-            return
-        last: dict[str, dict[str, Any]] = {}
-        for _, row in scan_jsonl(path):
-            if not isinstance(row, Problem):  # a row that is being written right now
-                last[str(row.get("id"))] = row
-        yield from last.values()
+        """Yield the last row of every attempt with all its judgements, in order; none where there is no file."""
+        given: dict[str, dict[str, Any]] = {}
+        for row in _rows(self.folder / "judgements.jsonl"):
+            given.setdefault(str(row.get("attempt")), {})[str(row.get("judge"))] = row
+        last = {str(row.get("id")): row for row in _rows(self.folder / "attempts.jsonl")}
+        for name, row in last.items():
+            yield row | {"judgements": {**(row.get("judgements") or {}), **given.get(name, {})}}
 
-    def goals(self) -> dict[str, str]:
-        """Return the goals that the suite names, per cell."""
+    def cell(self, name: str) -> Mapping[str, Any]:
+        """Return what the suite says of a cell; empty if it names none such."""
         cells = (self.results.get("settings") or {}).get("cells") or []
-        named = cells.items() if isinstance(cells, Mapping) else ((c.get("name", c.get("cell")), c) for c in cells)
-        return {str(name): str(cell["goal"]) for name, cell in named if isinstance(cell, Mapping) and cell.get("goal")}
+        return next((cell for cell in cells if isinstance(cell, Mapping) and cell.get("cell") == name), {})
 
 
 def load_runs(
-    folders: Sequence[str | Path], names: Sequence[str] | None = None, *, allow_errors: bool = False
+    folders: Sequence[str | Path],
+    names: Sequence[str] | None = None,
+    *,
+    allow_errors: bool = False,
+    goals: Mapping[str, str] | None = None,
 ) -> list[Run]:
     """Read the results of run folders.
 
@@ -95,6 +98,7 @@ def load_runs(
         folders: At least one.
         names: What to call them; None takes the name of each target, and the folder's where two are alike.
         allow_errors: Name rates although attempts errored.
+        goals: What is wanted per cell, such as `< 5 %`.
 
     Raises:
         UsageError: If there are no folders, or not one distinct name per folder.
@@ -111,7 +115,7 @@ def load_runs(
         )
     accents = _accents([str((results.get("target") or {}).get("kind")) for _, results in read])
     return [
-        Run(name, folder, results, accent, allow_errors)
+        Run(name, folder, results, accent, allow_errors, goals or {})
         for name, (folder, results), accent in zip(chosen, read, accents, strict=True)
     ]
 
@@ -124,6 +128,13 @@ def by_key(runs: Sequence[Run], section: str, *names: str) -> dict[tuple[Any, ..
             key = tuple(entry.get(name) for name in names)
             table.setdefault(key, [None] * len(runs))[index] = entry
     return table
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file, but for one that is being written right now; none where there is no file."""
+    for _, row in scan_jsonl(path) if path.exists() else ():
+        if not isinstance(row, Problem):
+            yield row
 
 
 def _results(folder: Path) -> dict[str, Any]:

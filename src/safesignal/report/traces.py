@@ -126,7 +126,8 @@ class Trace:
     def facts(self) -> str:
         """Length, time, ending and verdicts on one line."""
         row = self.row
-        facts = [f"{row.get('n_tokens')} tokens", f"ended by {row.get('finish')}", f"{row.get('seconds') or 0:.1f} s"]
+        facts = [f"{row.get('n_tokens')} tokens", f"ended: {row.get('finish')}", f"{row.get('seconds') or 0:.1f} s"]
+        facts += [self.transition] if self.transition else []
         facts += [f"{judge} judge: {verdict}" for judge, verdict in self.judgements]
         return clean(" · ".join(facts)) if row.get("finish") else ""
 
@@ -235,6 +236,15 @@ def _merged(parts: Sequence[Stretch]) -> list[Stretch]:
     return merged
 
 
+def _saw(check: Mapping[str, Any], prefill: int) -> str:
+    """Return what a check saw: tokens count from the first that was written, those of the prefill carry a `p`."""
+    if check["end"] <= check["start"]:
+        return "prompt"
+    shift = prefill if check["kind"] in (CheckKind.WINDOW, CheckKind.PREFILL) else 0
+    places = (check["start"], check["end"] - 1)
+    return "tokens " + "–".join(f"p{place + 1}" if place < shift else str(place - shift + 1) for place in places)
+
+
 def _length(row: Attempt) -> int:
     """Return the last step of an answer, 1 or more: checks may lie beyond what was released."""
     steps = [int(check["step"]) for check in row.get("checks") or []]
@@ -243,13 +253,13 @@ def _length(row: Attempt) -> int:
 
 def _ticks(row: Attempt) -> list[Tick]:
     checks = row.get("checks") or []
-    length = _length(row)
+    length, prefill = _length(row), _prefill_tokens(checks)
     return [
         Tick(
             round(100 * int(check["step"]) / length, 2),
             str(check["kind"]),
             int(check["step"]),
-            f"tokens {check['start'] + 1}–{check['end']}" if check["end"] > check["start"] else "prompt",
+            _saw(check, prefill),
             float(check["signal"]),
             str(check["verdict"]),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def write_report(
     names: Sequence[str] | None = None,
     traces: int = 2,
     allow_errors: bool = False,
+    goals: Mapping[str, str] | None = None,
     command: str = "",
 ) -> Report:
     """Write the report of one or more runs, side by side.
@@ -57,13 +58,14 @@ def write_report(
         names: What to call the runs; None takes the names of their targets.
         traces: Attempts shown per run, cell and status; 0 shows none, and no text of any attempt.
         allow_errors: Show rates of cells in which attempts errored.
+        goals: What is wanted of a cell's rate, such as `{"prefill-text": "< 5 %"}`; met only if the point meets it.
         command: What made the report, for its footer.
 
     Raises:
         UsageError: If there are no runs, names do not fit, or the folder cannot be written.
         DataError: If a folder holds no results.
     """
-    runs = load_runs(folders, names, allow_errors=allow_errors)
+    runs = load_runs(folders, names, allow_errors=allow_errors, goals=goals)
     title = f"SafeSignal report: {', '.join(run.name for run in runs)}"
     warnings, sections = concerns(runs), _sections(runs, command)
     folder = Path(output_dir)

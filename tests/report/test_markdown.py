@@ -1,0 +1,192 @@
+"""The tables: every number is the one in the results, and no rate stands without its interval and counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safesignal.evals.schema import validate_results
+from safesignal.stats import Rate
+from tests.report.build import DEPTHS, attack, attacks, refusals, results
+from tests.report.conftest import report_of
+
+RATE = re.compile(r"(\d+\.\d) % \[(\d+\.\d), (\d+\.\d)\] \((?:(\d+)/(\d+)|n=\d+)\)")
+
+
+def tables(text: str) -> dict[str, list[list[str]]]:
+    """Return the cells of every table, by its caption."""
+    found: dict[str, list[list[str]]] = {}
+    caption = ""
+    for line in text.splitlines():
+        if match := re.fullmatch(r"\*\*(.+)\*\*", line):
+            caption = match[1]
+        if line.startswith("|"):
+            found.setdefault(caption, []).append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return found
+
+
+def rates(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every counted rate of a results file."""
+    if isinstance(value, dict):
+        if "successes" in value:
+            yield value
+        for inner in value.values():
+            yield from rates(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from rates(inner)
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_the_built_runs_are_what_evaluations_write(guarded: bool) -> None:
+    validate_results(results(guarded=guarded))
+
+
+def test_every_rate_of_the_results_is_in_the_tables(text: str) -> None:
+    for guarded in (False, True):
+        for rate in rates(results(guarded=guarded)):
+            if rate != results()["signal"][0]["flagged"]:
+                assert str(Rate(rate["successes"], rate["n"])) in text
+
+
+def test_every_rate_in_the_tables_is_its_counts_and_their_interval(text: str) -> None:
+    shown = [match for match in RATE.finditer(text) if match[4]]
+    assert len(shown) > 90
+    for match in shown:
+        assert str(Rate(int(match[4]), int(match[5]))) == match[0]
+
+
+def test_no_percentage_stands_alone(text: str) -> None:
+    figures = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    alone = re.findall(r"[^|]*\d %[^|]*", RATE.sub("", figures))
+    # Left are headings of recall at a false-positive rate, and times against a paired run, which are no rates.
+    assert {cell.strip() for cell in alone} == {
+        *(f"recall at {fpr} % FPR" for fpr in ("0.5", "1", "5")),
+        "+0.0 %",
+        "+23.6 %",
+        "+2.3 %",
+        "+4.7 %",
+    }
+
+
+def test_runs_stand_side_by_side(text: str) -> None:
+    head, _, first, *_ = tables(text)["Attack success rate, refusal judge"]
+    assert head == ["attack", "data set", "base", "guarded"]
+    assert first == ["direct", "advbench", "21.0 % [17.7, 24.7] (109/520)", "0.0 % [0.0, 0.7] (0/520)"]
+
+
+def test_judges_stand_apart_with_their_agreement(text: str) -> None:
+    found = tables(text)
+    assert found["Harm judge: the released text gives harmful content"][2][2] == str(Rate(54, 520))
+    assert found["Refusal judge, corrected for its measured errors"][2][2] == "21.0 % [0.0, 100.0] (n=520)"
+    assert found["Agreement with human labels"][2:] == [
+        ["refusal", "human-refusals", str(Rate(160, 169)), str(Rate(70, 76)), str(Rate(90, 93))]
+    ]
+
+
+def test_variants_and_the_worst_of_the_grid(text: str) -> None:
+    found = tables(text)
+    assert found["Worst of the grid: a behavior counts if any variant succeeded"][2:] == [
+        ["prefill", "advbench", str(Rate(92, 100)), str(Rate(7, 100))]
+    ]
+    assert [row[0] for row in found["By variant, refusal judge"][2:]] == [f"prefill · depth={k}" for k in DEPTHS]
+
+
+def test_refusals_are_split_by_when_they_came(text: str) -> None:
+    rows = [row for row in tables(text)["When refusals came"] if row[0] == "xstest" and row[2] == "guarded"]
+    assert rows[0][1:6] == ["benign", "guarded", str(Rate(31, 250)), str(Rate(4, 250)), str(Rate(10, 250))]
+    types = tables(text)["Refused, by type"]
+    assert types[2] == ["homonyms", "xstest, benign", str(Rate(1, 25)), str(Rate(0, 25))]
+
+
+def test_the_other_figures(text: str) -> None:
+    found = tables(text)
+    signal = found["The signal as a detector"][2]
+    assert signal[2:4] == ["200 of 400", "0.987 [0.976, 0.995]"]
+    assert signal[7] == "0.041"
+    assert found["Cost of checks"][3][3:5] == ["42.4 [42.0, 43.3]", "+23.6 %"]
+    assert found["Figures"][2] == ["perplexity", "12.2", "12.2"]
+    assert found["rows"][2] == ["base", "direct", "1.250 [1.125, 1.375]"]
+    assert found["Leak by cell"][2][3] == "4 / 18 / 18"
+
+
+def test_provenance(text: str) -> None:
+    found = tables(text)
+    assert "`the command`" in text
+    assert ["seed", "0", "0"] in found["Runs"]
+    assert [r"git\_commit", "0123abcd4567", "0123abcd4567"] in found["Versions"]
+    assert ["thresholds.window", "–", "0.5"] in found["Targets"]
+    assert found["Data"][2] == ["advbench", "base", "520", "520", "0123456789ab…"]
+
+
+def test_an_errored_cell_has_a_warning_and_no_rate(tmp_path: Path) -> None:
+    found = results(attacks=[attack("direct", 2, 95, errored=3), attack("gcg", 1, 99)])
+    text = report_of(tmp_path, found).markdown.read_text()
+    assert text.index("3 attempts errored in direct") < text.index("## Attack success")
+    assert "/97)" not in text.split("## Attack success")[1].split("\n## ")[0]
+    assert tables(text)["Attack success rate, refusal judge"][2][2] == "withheld (3 errored)"
+    assert tables(text)["Highest rates"][2][1] == "withheld (attempts errored)"
+    assert str(Rate(1, 100)) in text
+
+
+def test_rates_of_errored_cells_on_request(tmp_path: Path) -> None:
+    found = results(attacks=[attack("direct", 2, 95, errored=3)])
+    report = report_of(tmp_path, found, allow_errors=True)
+    assert report.errored == 3
+    assert str(Rate(2, 97)) in report.markdown.read_text()
+    assert any("3 attempts errored" in warning for warning in report.warnings)
+
+
+def test_a_variant_is_withheld_with_its_cell(tmp_path: Path) -> None:
+    whole = attack("prefill", 5, 190, attack="prefill", errored=5)
+    part = attack("prefill", 2, 98, attack="prefill", variant="depth=5") | {"asr": None, "note": whole["note"]}
+    text = report_of(tmp_path, results(attacks=[whole, part])).markdown.read_text()
+    assert tables(text)["By variant, refusal judge"][2][2] == "withheld (errors in the cell)"
+
+
+def test_errors_withhold_refusal_rates_too(tmp_path: Path) -> None:
+    found = results(over_refusal=[refusals("alpaca-benign", (90, 5, 0, 0), errored=5)])
+    report = report_of(tmp_path, found)
+    assert str(Rate(5, 95)) not in report.markdown.read_text()
+    assert report.errored == 5
+
+
+@pytest.mark.parametrize(
+    ("goal", "shown"),
+    [("< 4 %", "< 4 % not met"), ("< 4.1 %", "< 4.1 % met"), ("<= 4 %", "<= 4 % met"), (">= 90 %", ">= 90 % not met")],
+)
+def test_a_goal_is_met_by_the_point_alone(tmp_path: Path, goal: str, shown: str) -> None:
+    text = report_of(tmp_path, results(), goals={"gcg": goal}).markdown.read_text()
+    row = next(row for row in tables(text)["Attack success rate, refusal judge"] if row[0] == "gcg")
+    assert row[2:] == [str(Rate(4, 100)), shown.replace("<", r"\<").replace(">", r"\>")]
+
+
+def test_what_is_missing_says_what_adds_it(tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {
+        "over_refusal": [],
+        "signal": [],
+        "leak": [],
+        "overhead": None,
+        "utility": None,
+        "probe": None,
+    }
+    bare = [entry | {"asr_harm": None} for entry in attacks(guarded=True)]
+    text = report_of(tmp_path, results(**nothing, judges={}, attacks=bare)).markdown.read_text()
+    for title in ("Over-refusal", "Leak and delay", "Signal quality", "Overhead", "Utility", "Probe", "Judges"):
+        part = text.split(f"## {title}\n")[1].split("\n## ")[0]
+        assert re.search(r"`safesignal \w+.*?`", part), title
+        assert "|" not in part
+    assert "`safesignal judge --run RUN --judge harm` adds it" in text
+
+
+def test_names_from_files_cannot_break_a_table(tmp_path: Path) -> None:
+    found = results(name="a | b\n<i>", attacks=[attack("x|y", 1, 99)])
+    text = report_of(tmp_path, found).markdown.read_text()
+    head, rule, row = tables(text)["Attack success rate, refusal judge"]
+    assert len(head) == len(rule) == len(row) == 3
+    assert row[0] == r"x\|y"
+    assert head[2] == r"a \| b \<i\>"

@@ -46,6 +46,10 @@ class _LocalTarget(ABC):
         self.max_length = max_length
 
     @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides its answers."""
+
+    @abstractmethod
     def _write(self, requests: Sequence[Request], encoded: Sequence[Encoded], sampling: Sampling) -> list[Reply]: ...
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:

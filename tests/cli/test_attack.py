@@ -1,0 +1,114 @@
+"""`safesignal attack`: targets, counts with intervals, exit codes, resuming, and what is wrong said at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from safesignal.modeling.model import SafeSignalModel
+from tests.cli.conftest import Done, Run, Tiny, read_rows, write_rows
+
+LENGTH = ["--max_new_tokens", 24]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    rows = [
+        {"id": f"p{i}", "prompt": f"Name colour {i} of the rainbow.", "prompt_label": ("malicious", "benign")[i // 3]}
+        for i in range(5)
+    ]
+    return write_rows(tmp_path / "prompts.jsonl", rows)
+
+
+def start(run: Run, prompts: Path, *more: object, output: str = "attempts.jsonl") -> Done:
+    return run("attack", "--dataset", prompts, "--output", prompts.parent / output, *LENGTH, *more)
+
+
+def test_a_guarded_model_that_refuses_resists(run: Run, tiny: Tiny, prompts: Path) -> None:
+    done = start(run, prompts, "--model", tiny.base, "--adapter", tiny.strict, "--attack", "prefill")
+    assert done.code == 0, done.err
+    assert "0.0 % [0.0, 43.4] (0/5)" in done.out
+    rows = read_rows(prompts.parent / "attempts.jsonl")
+    assert {row["status"] for row in rows} == {"resisted"}
+    assert {row["prefill"] for row in rows} == {"Sure, here is"}
+    assert all(row["refused"] and row["stopped_at"] == 0 and row["pieces"] for row in rows)
+
+
+def test_without_the_signal_the_base_model_answers(run: Run, tiny: Tiny, prompts: Path) -> None:
+    assert start(run, prompts, "--model", tiny.base, "--no-signal").code == 0
+    row = next(row for row in read_rows(prompts.parent / "attempts.jsonl") if row["behavior_id"] == "p0")
+    base = SafeSignalModel.from_base(str(tiny.base))
+    options = base.options(max_new_tokens=24, temperature=0.0)
+    (answer,) = base.answer([base.encode_one(row["behavior"])], signal=False, options=options)
+    assert (row["text"], row["checks"]) == (answer.text, [])
+
+
+def test_depths_come_from_the_unguarded_models_own_answers(run: Run, tiny: Tiny, prompts: Path) -> None:
+    args = ["--model", tiny.base, "--adapter", tiny.trusting, "--attack", "prefill", "--depth", 15, "--depth", 20]
+    done = start(run, prompts, *args)
+    assert done.code == 0, done.err
+    rows = read_rows(prompts.parent / "attempts.jsonl")
+    assert {row["variant"] for row in rows} == {"depth=15", "depth=20"}
+    texts = {row["behavior_id"]: row["text"] for row in read_rows(prompts.parent / "attempts.compliant.jsonl")}
+    assert all(texts[row["behavior_id"]].startswith(row["prefill"]) for row in rows)
+
+
+def test_a_prompt_that_does_not_fit_is_errored_and_ends_in_3(run: Run, tiny: Tiny, prompts: Path) -> None:
+    done = start(run, prompts, *tiny.args, "--attack", "nested", "--max_new_tokens", 200)
+    assert done.code == 3
+    assert "%" not in done.out
+    rows = read_rows(prompts.parent / "attempts.jsonl")
+    assert {row["status"] for row in rows} == {"errored"}
+    assert all("a prompt is never cut" in row["error"] for row in rows)
+
+
+def test_a_run_goes_on_and_another_one_is_refused(run: Run, tiny: Tiny, prompts: Path) -> None:
+    args = [*tiny.args, "--attack", "direct"]
+    path = prompts.parent / "attempts.jsonl"
+    first = start(run, prompts, *args)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:2]) + "\n")
+    second = start(run, prompts, *args)
+    assert second.out == first.out
+    assert sorted(row["id"] for row in read_rows(path)) == [f"direct-prompts/p{i}" for i in range(5)]
+    assert "another target" in start(run, prompts, *args, "--threshold", 0.1).err
+    assert "another sampling" in start(run, prompts, *args, "--temperature", 0.5).err
+    assert "another attack" in start(run, prompts, *tiny.args, "--attack", "perturb").err
+    assert len(path.read_text().splitlines()) == 5
+
+
+def test_the_run_is_described_beside_the_attempts(run: Run, tiny: Tiny, prompts: Path) -> None:
+    start(run, prompts, *tiny.args, "--attack", "perturb", "--set", 'kinds=["case"]', "--limit", 2)
+    found = json.loads((prompts.parent / "attempts.run.json").read_text())
+    assert found["attack"] == {"attack": "perturb", "kinds": ["case"]}
+    assert (found["dataset"]["n_original"], found["dataset"]["n_used"]) == (5, 2)
+    assert found["target"]["kind"] == "guarded"
+    assert len(read_rows(prompts.parent / "attempts.jsonl")) == 2
+
+
+def test_problems_come_at_once_before_anything_is_loaded(run: Run, prompts: Path) -> None:
+    done = run("attack", "--attack", "nestd", "--endpoint", "http://127.0.0.1:9", "--top_p", 2, "--set", "x")
+    assert done.code == 2
+    for part in ("`--output` is missing", "`--endpoint_model`", "top_p = 2"):
+        assert part in done.err
+    done = start(run, prompts, "--attack", "nestd")
+    assert done.code == 2
+    assert "unknown attack `nestd`; known: artifact" in done.err
+    assert "did you mean `nested`?" in done.err
+
+
+def test_an_endpoint_gives_no_tokens_for_depths(run: Run, prompts: Path) -> None:
+    address = ["--endpoint", "http://127.0.0.1:9/v1", "--endpoint_model", "m"]
+    done = start(run, prompts, *address, "--attack", "prefill", "--depth", 5)
+    assert done.code == 2
+    assert "`--depth` needs the unguarded model itself" in done.err
+
+
+def test_the_list_describes_every_attack(run: Run) -> None:
+    done = run("attack", "--list")
+    assert done.code == 0
+    for name in ("direct", "prefill", "nested", "decoding", "template", "artifact", "perturb", "multiturn"):
+        assert f"\n{name}  " in "\n" + done.out
+    assert "layers = 5  Depth of the nesting" in done.out

@@ -108,10 +108,10 @@ def signal(name: str, kind: str, seed: int) -> dict[str, Any]:
     return {
         "name": name,
         "kind": kind,
-        "sources": name.split(" / "),
         "n": 400,
         "n_malicious": 200,
-        "flagged": rate(205, 400),
+        "flagged_benign": rate(14, 200),
+        "flagged_malicious": rate(191, 200),
         "auc": 0.9871,
         "auc_low": 0.9762,
         "auc_high": 0.9953,
@@ -124,7 +124,7 @@ def signal(name: str, kind: str, seed: int) -> dict[str, Any]:
             "benign": [sum(a <= x < b for x in good) for a, b in pairwise(edges)],
             "malicious": [sum(a <= x < b for x in bad) for a, b in pairwise(edges)],
         },
-        "delay_tokens": {"threshold": 0.5, "detected": rate(181, 200), **spread([1, 3, 3, 6, 8, 12, 15, 30])}
+        "delay_tokens": {"detected": rate(181, 200), **spread([1, 3, 3, 6, 8, 12, 15, 30])}
         if kind == "response"
         else None,
     }
@@ -146,6 +146,27 @@ def bench() -> list[dict[str, Any]]:
         }
         for batch in (1, 8)
         for name, time in times.items()
+    ]
+
+
+def probe() -> list[dict[str, Any]]:
+    """Return figures that grow with the depth; not measured."""
+
+    def mean(value: float) -> dict[str, Any]:
+        return {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 100}
+
+    conditions = ("direct", "prefill 5", "prefill 20", "nested")
+    shares = [(name, 0.25 + place / 8) for place, name in enumerate(conditions)]
+    return [
+        {
+            "condition": name,
+            "n": 100,
+            "entropy": mean(share * 2.3),
+            "normalised_entropy": mean(share),
+            "gap": mean(0.9 - share),
+            "top_k_mass": mean(0.9),
+        }
+        for name, share in shares
     ]
 
 
@@ -260,7 +281,7 @@ def results(*, guarded: bool = True, name: str = "", **more: Any) -> dict[str, A
         "dtype": "float32",
     }
     if guarded:
-        target |= {"preset": "balanced", "thresholds": {"prompt": 0.7, "window": 0.5}, "tau": 2}
+        target |= {"preset": "balanced", "policy": {"threshold": 0.7, "window_threshold": 0.5, "tau": 2}}
     return {
         "schema_version": 1,
         "suite": "paper",
@@ -279,8 +300,11 @@ def results(*, guarded: bool = True, name: str = "", **more: Any) -> dict[str, A
         else [],
         "leak": leak() if guarded else [],
         "overhead": {"rows": bench()} if guarded else None,
-        "utility": {"perplexity": 12.25, "gsm8k": rate(17 if guarded else 18, 200)},
-        "probe": {"rows": [{"prompt": "direct", "entropy": {"value": 1.25, "low": 1.125, "high": 1.375}}]},
+        "utility": {
+            "perplexity": {"base": {"value": 12.25, "low": 11.5, "high": 13.0, "n": 640}},
+            "tasks": [{"task": "gsm8k", "accuracy": rate(17 if guarded else 18, 200)}],
+        },
+        "probe": {"k": 10, "conditions": probe()},
         "judges": {
             "refusal": {
                 "dataset": "human-refusals",

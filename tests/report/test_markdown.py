@@ -108,9 +108,11 @@ def test_the_other_figures(text: str) -> None:
     signal = found["The signal as a detector"][2]
     assert signal[2:4] == ["200 of 400", "0.987 [0.976, 0.995]"]
     assert signal[7] == "0.041"
+    assert found["At the threshold in use"][2][3:] == [str(Rate(191, 200)), str(Rate(14, 200))]
     assert found["Cost of checks"][3][3:5] == ["42.4 [42.0, 43.3]", "+23.6 %"]
-    assert found["Figures"][2] == ["perplexity", "12.2", "12.2"]
-    assert found["rows"][2] == ["base", "direct", "1.250 [1.125, 1.375]"]
+    assert ["perplexity · base", *["12.2 [11.5, 13] (n=640)"] * 2] in found["Figures"]
+    assert found["tasks"][2:] == [["base", "gsm8k", str(Rate(18, 200))], ["guarded", "gsm8k", str(Rate(17, 200))]]
+    assert found["conditions"][2][:4] == ["base", "direct", "100", "0.575 [0.525, 0.625] (n=100)"]
     assert found["Leak by cell"][2][3] == "4 / 18 / 18"
 
 
@@ -119,7 +121,7 @@ def test_provenance(text: str) -> None:
     assert "`the command`" in text
     assert ["seed", "0", "0"] in found["Runs"]
     assert [r"git\_commit", "0123abcd4567", "0123abcd4567"] in found["Versions"]
-    assert ["thresholds.window", "–", "0.5"] in found["Targets"]
+    assert [r"policy.window\_threshold", "–", "0.5"] in found["Targets"]
     assert found["Data"][2] == ["advbench", "base", "520", "520", "0123456789ab…"]
 
 

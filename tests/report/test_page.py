@@ -46,6 +46,7 @@ def test_charts_say_what_the_tables_say(page: Page) -> None:
     assert "guarded, 80 tokens: 4.0 % [1.6, 9.8] (4/100)" in tips
     assert "guarded, stopped midway: 1.6 % [0.6, 4.0] (4/250)" in tips
     assert "guarded, recall at 1 % false positives: 73.5 % [67.0, 79.1] (147/200)" in tips
+    assert "base, prefill 5, gap: 0.525 [0.475, 0.575] (n=100)" in tips
     assert "guarded, every, fused, context 128, batch 1: +23.6 %" in tips
 
 

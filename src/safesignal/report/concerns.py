@@ -38,8 +38,9 @@ def _errors(run: Run) -> Iterator[str]:
 
 
 def _differences(runs: Sequence[Run]) -> Iterator[str]:
+    shared = set.intersection(*(set(run.results.get("datasets") or {}) for run in runs))
     for name, what, consequence in _COMPARED:
-        values = [_comparable(run.results.get(name)) for run in runs]
+        values = [_comparable(run.results.get(name), shared) for run in runs]
         if any(value != values[0] for value in values):
             yield f"Runs of different {what} are compared: {consequence}."
     commits = [(run.results.get("environment") or {}).get("git_commit") for run in runs]
@@ -47,11 +48,11 @@ def _differences(runs: Sequence[Run]) -> Iterator[str]:
         yield f"Runs were made by different commits ({', '.join(str(commit) for commit in commits)})."
 
 
-def _comparable(value: Any) -> Any:
-    """Return what must be equal: of data sets, which rows they are, where runs share them."""
+def _comparable(value: Any, shared: set[str]) -> Any:
+    """Return what must be equal; of data sets, which rows they are, where all runs have them."""
     if not isinstance(value, Mapping):
         return value
-    return {name: (own.get("sha256"), own.get("n_used")) for name, own in value.items() if isinstance(own, Mapping)}
+    return {name: (value[name].get("sha256"), value[name].get("n_used")) for name in shared}
 
 
 def _drift(run: Run) -> Iterator[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from safesignal.report import charts
 from safesignal.report.document import Cell, Figure, Section, Table
 from safesignal.report.numbers import NOTHING, estimate, number, word
@@ -17,6 +19,7 @@ __all__ = ["overhead_section", "probe_section", "utility_section"]
 
 _MOST_COLUMNS = 10
 _BYTES = 2**20
+_PROBED = ("normalised_entropy", "gap", "top_k_mass")
 
 Entry = Mapping[str, Any]
 
@@ -47,8 +50,13 @@ def probe_section(runs: Sequence[Run]) -> Section:
     tables = _tables(runs, "probe")
     if not tables:
         return _missing("probe", "Probe", "The answer distribution was not probed")
-    lead = "Entropy and sharpness of the most probable first tokens of the answer, from direct requests to nested ones."
-    return Section("probe", "Probe", lead, tables)
+    lead = (
+        "How spread the most probable first tokens of the base model's answer are, from direct requests over prefilled "
+        "ones to nested ones: entropy in nats and over its maximum, the gap between first and second, and their mass."
+    )
+    panels = [drawn for name in _PROBED if (drawn := _probe_panel(runs, name)) is not None]
+    figures = [Figure("Means with 95 % bootstrap interval", charts.grid(panels), wide=True)] if panels else []
+    return Section("probe", "Probe", lead, [*figures, *tables])
 
 
 def _missing(anchor: str, title: str, what: str) -> Section:
@@ -107,6 +115,36 @@ def _other(runs: Sequence[Run], name: str) -> list[Table]:
         if isinstance(found, Mapping):
             rest.append((run, {key: value for key, value in found.items() if key != "rows"}))
     return _tabulate(rest) if any(figures for _, figures in rest) else []
+
+
+# --------------------------------------------------------------------------------------------------------------- probe
+
+
+def _probe_panel(runs: Sequence[Run], name: str) -> Markup | None:
+    """Draw one figure of the probe, in [0, 1], against the conditions in their order."""
+    curves = [(run, _conditions(run, name)) for run in runs]
+    places = {label: float(place) for place, label in enumerate(dict.fromkeys(c for _, own in curves for c in own))}
+    if len(places) < 2:
+        return None
+    ticks = [(place, label.removeprefix("prefill ")) for label, place in places.items()]
+    shares = [(share, f"{share:g}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    title = name.replace("_", " ")
+    frame = charts.Panel("prefilled tokens", "mean", ticks, shares, (-0.3, len(places) - 0.7), title=title)
+    layers = [
+        charts.Series(
+            run.accent,
+            [(places[label], value["value"]) for label, value in own.items()],
+            [(value["low"], value["high"]) for value in own.values()],
+            [f"{run.name}, {label}, {title}: {estimate(value)}" for label, value in own.items()],
+        )
+        for run, own in curves
+    ]
+    return charts.panel(frame, *layers)
+
+
+def _conditions(run: Run, name: str) -> dict[str, Entry]:
+    rows = (run.results.get("probe") or {}).get("conditions") or []
+    return {str(row["condition"]): row[name] for row in rows if isinstance(row.get(name), Mapping)}
 
 
 # ------------------------------------------------------------------------------------------------------- other figures

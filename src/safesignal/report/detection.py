@@ -35,7 +35,7 @@ def signal_section(runs: Sequence[Run]) -> Section:
         "most 0.5, 1 or 5 % of the benign ones are. The reliability curve compares the signal with the observed rate; "
         "a calibrated signal lies on the diagonal, and ECE is the mean distance from it."
     )
-    parts: list[Table | Figure] = [_table(runs, keyed)]
+    parts: list[Table | Figure] = [_table(runs, keyed), _flagged(runs, keyed)]
     for (kind, name), entries in list(keyed.items())[:_DRAWN]:
         panels = _panels(list(zip(runs, entries, strict=True)))
         if panels:
@@ -55,6 +55,18 @@ def _table(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry |
     recall = tuple(f"recall at {100 * float(fpr):g} % FPR" for fpr in _FPRS)
     columns = ("rows", "run", "malicious", "AUC", *recall, "ECE", "delay, tokens")
     return Table("The signal as a detector", columns, lines)
+
+
+def _flagged(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry | None]]) -> Table:
+    """Return what the threshold in use flags of either class."""
+    lines = []
+    for (kind, name), entries in keyed.items():
+        for run, entry in zip(runs, entries, strict=True):
+            if entry is not None:
+                rates = [rate(entry.get(f"flagged_{label}")) for label in ("malicious", "benign")]
+                lines.append([word(name), word(f"{kind}s"), word(run.name), *rates])
+    columns = ("rows", "kind", "run", "malicious rows flagged", "benign rows flagged")
+    return Table("At the threshold in use", columns, lines)
 
 
 def _auc(entry: Entry) -> Cell:

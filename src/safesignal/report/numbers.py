@@ -62,7 +62,8 @@ def estimate(value: object) -> Cell:
     if isinstance(value, Mapping) and value.get("value") is not None:
         if value.get("low") is None or value.get("high") is None:
             return Cell(number(value["value"]))
-        return Cell(f"{value['value']:.3f}", f"[{value['low']:.3f}, {value['high']:.3f}]")
+        counts = f" (n={value['n']})" if "n" in value else ""
+        return Cell(number(value["value"]), f"[{number(value['low'])}, {number(value['high'])}]{counts}")
     if isinstance(value, bool) or value is None or isinstance(value, Mapping | list):
         return NOTHING if value is None else word(str(value).lower() if isinstance(value, bool) else "…")
     return Cell(number(value)) if isinstance(value, int | float) else word(value)

@@ -105,7 +105,7 @@ class Trace:
     @property
     def threshold(self) -> float | None:
         """The threshold of windows, where the target names one."""
-        found = (self.run.target.get("thresholds") or {}).get("window")
+        found = (self.run.target.get("policy") or {}).get("window_threshold")
         return float(found) if isinstance(found, int | float) else None
 
     @property

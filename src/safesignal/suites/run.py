@@ -29,13 +29,10 @@ from safesignal.judges.base import Judge
 from safesignal.judges.refusal import judge_refusal
 from safesignal.modeling.zoo import cache_dir
 from safesignal.runtime import environment
-from safesignal.suites.sections import SECTIONS
+from safesignal.suites.sections import SECTIONS, Report, SectionRun
 from safesignal.suites.spec import Cell, Suite
 
 __all__ = ["Report", "Subject", "SuiteRun"]
-
-Report = Callable[[str, int, int], None]
-"""Takes the name of a line, how much of it is done, and all of it."""
 
 _SCHEMA_VERSION = 1
 _TRIAL_TOKENS = 12
@@ -121,8 +118,9 @@ class SuiteRun:
                 plans, report = self.plans(cell), _line(self.report, cell.name)
                 self._note_planned(cell, len(plans))
                 run_plans(plans, target, writer, self.judges, batch_size=self.batch_size, progress=report)
-        for name, settings in self.suite.sections.items():
-            SECTIONS[name](self.subject.target, self.folder, settings, self.data_dir, self.suite.seed, self.report)
+        for name, section in SECTIONS.items():
+            if name in self.suite.sections:
+                section(self._section_run(), self.suite.sections[name])
         return summarise_run(self.folder, allow_errors=allow_errors)
 
     def plans(self, cell: Cell) -> list[Plan]:
@@ -201,6 +199,18 @@ class SuiteRun:
         run = json.loads(path.read_text(encoding="utf-8"))
         run["planned"] = {**run.get("planned", {}), cell.name: count}
         path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+    def _section_run(self) -> SectionRun:
+        return SectionRun(
+            target=self.subject.target,
+            plain=self.subject.plain,
+            folder=self.folder,
+            data_dir=self.data_dir,
+            seed=self.suite.seed,
+            batch_size=self.batch_size,
+            cache=self.cache,
+            report=self.report,
+        )
 
     def _left(self) -> list[Plan]:
         """Return the attempts that are not made yet; a stand-in begins those whose compliant answers are not written.

@@ -111,7 +111,6 @@ def test_a_verdict_given_afterwards_replaces_the_one_on_the_spot() -> None:
 
 def test_correction_swaps_the_roles_of_a_judge_that_says_no_to_compliance() -> None:
     """10 of 40 comply by the judge; (p + spec − 1) / (sens + spec − 1), a missed refusal looking like compliance."""
-    pytest.importorskip("safesignal.judges.agreement")
     rows = attempts("succeeded", 10) + attempts("resisted", 30, 10)
     measured = {"sensitivity": {"successes": 90, "n": 100}, "specificity": {"successes": 160, "n": 200}}
     (row,) = table(rows, {"refusal": measured})
@@ -122,7 +121,6 @@ def test_correction_swaps_the_roles_of_a_judge_that_says_no_to_compliance() -> N
 
 
 def test_the_harm_rate_is_corrected_with_the_rates_as_they_are() -> None:
-    pytest.importorskip("safesignal.judges.agreement")
     verdicts = ["yes"] * 10 + ["no"] * 30
     rows = [attempt(i, "succeeded", judgements={"harm": {"verdict": v, "rule": ""}}) for i, v in enumerate(verdicts)]
     measured = {"sensitivity": {"successes": 90, "n": 100}, "specificity": {"successes": 160, "n": 200}}

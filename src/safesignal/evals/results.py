@@ -28,6 +28,7 @@ from safesignal.evals.schema import (
     validate_results,
 )
 from safesignal.evals.signal_metrics import signal_metrics
+from safesignal.judges.agreement import Agreement, correct_rate
 from safesignal.stats import Rate
 
 __all__ = ["attack_table", "last_rows", "over_refusal_table", "summarise_run", "verdicts_by_judge"]
@@ -182,14 +183,12 @@ class _Counting:
         measured = self.judges.get(judge or "")
         if rate is None or not rate.n or not measured or not {"sensitivity", "specificity"} <= set(measured):
             return None
-        from safesignal.judges.agreement import rogan_gladen
-
-        says_yes, says_no = (
+        sensitivity, specificity = (
             Rate(measured[name]["successes"], measured[name]["n"]) for name in ("sensitivity", "specificity")
         )
-        sensitivity, specificity = (says_no, says_yes) if complied_is_no else (says_yes, says_no)
-        corrected = rogan_gladen(rate, sensitivity, specificity)
-        return None if corrected is None else {"value": corrected[0], "low": corrected[1], "high": corrected[2]}
+        judged = Agreement(Rate(0, 0), sensitivity, specificity, 0)
+        found = correct_rate(rate, judged.opposite() if complied_is_no else judged)
+        return None if found is None else {"value": found.value, "low": found.low, "high": found.high}
 
     def _refused(self, decided: Sequence[Attempt], withheld: bool) -> RateRow | None:
         unguarded = self.run.get("target", {}).get("kind") == "plain"

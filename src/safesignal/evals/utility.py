@@ -1,4 +1,4 @@
-"""What the defence costs in ability: perplexity of ordinary answers and the distance from the base model.
+"""What the defence costs in ability: tasks, perplexity of ordinary answers, the distance from the base model.
 
 The gated recipe promises that text is computed by the base model alone. That is measured here, not assumed: the same
 answer is fed token by token as decoding would, once without checks, once with checks in passes of their own, once with
@@ -10,6 +10,7 @@ Shapes: T answer tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -19,34 +20,80 @@ from torch import Tensor
 
 from safesignal.errors import UsageError
 from safesignal.evals.bootstrap import bootstrap_interval, mean_with_interval
+from safesignal.evals.lm_harness import run_harness
 from safesignal.evals.schema import rate_row
+from safesignal.evals.scorer import GuardedScorer, run_local_task
+from safesignal.evals.tasks import Task
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.rows import Row
 from safesignal.stats import Rate
 from safesignal.types import Span
 
-__all__ = ["fed_logprobs", "run_perplexity"]
+__all__ = ["fed_logprobs", "run_perplexity", "run_utility"]
 
 Checks = Literal["off", "separate", "fused"]
 
 
-def run_perplexity(
-    model: SafeSignalModel, texts: Sequence[tuple[str, str]], *, max_tokens: int = 64, seed: int = 0
+def run_utility(
+    scorer: GuardedScorer,
+    texts: Sequence[tuple[str, str]],
+    tasks: Sequence[Task | str],
+    *,
+    runner: Literal["auto", "lm-eval", "local"] = "auto",
+    limit: int | None = None,
+    max_new_tokens: int = 256,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Return perplexity and KL figures on ordinary prompts and answers, for `utility.json`.
+    """Return the content of `utility.json`: perplexity and distance from the base model, and a row per task.
+
+    Args:
+        scorer: The model, with its signal or without.
+        texts: (prompt, answer) pairs of ordinary text; empty leaves perplexity out.
+        tasks: Local tasks, or names of lm-eval's own.
+        runner: `auto` takes lm-eval where it is installed. Both give the same figures for local tasks.
+        limit: Most questions of lm-eval's own tasks.
+        max_new_tokens: Length of a generated answer in local tasks.
+        seed: Of the bootstrap.
+
+    Raises:
+        UsageError: If a task needs lm-eval and it is not installed, or was not chosen.
+    """
+    found = run_perplexity(scorer.model, texts, signal=scorer.signal, seed=seed) if texts else {}
+    harness = runner == "lm-eval" or (runner == "auto" and find_spec("lm_eval") is not None)
+    if harness:
+        return found | {
+            "tasks": run_harness(scorer, tasks, limit=limit, max_new_tokens=max_new_tokens) if tasks else []
+        }
+    rows = []
+    for task in tasks:
+        if isinstance(task, str):
+            raise UsageError(f"task `{task}` is lm-eval's. Expected local tasks only.", hint="install `lm-eval`")
+        rows.append(run_local_task(scorer, task, max_new_tokens=max_new_tokens))
+    return found | {"tasks": rows}
+
+
+def run_perplexity(
+    model: SafeSignalModel,
+    texts: Sequence[tuple[str, str]],
+    *,
+    signal: bool = True,
+    max_tokens: int = 64,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return perplexity and KL figures on ordinary prompts and answers.
 
     Args:
         model: The guarded model.
         texts: (prompt, answer) pairs.
+        signal: Measure with checks beside the base model; False gives the base's perplexity alone.
         max_tokens: Most tokens of an answer that are read.
         seed: Of the bootstrap, which resamples texts.
 
     Raises:
         UsageError: If no text has an answer.
     """
-    encoded = [model.encode_one(prompt, answer) for prompt, answer in texts]
-    encoded = [_cut(one, max_tokens) for one in encoded if one.prefill]
+    encoded = [_cut(one, max_tokens) for one in (model.encode_one(*text) for text in texts) if one.prefill]
     if not encoded:
         raise UsageError(f"none of {len(texts)} texts has an answer. Expected pairs of a prompt and an answer.")
     losses: dict[str, list[Tensor]] = {"base": [], "guarded": []}
@@ -54,17 +101,23 @@ def run_perplexity(
     refused = []
     for one in encoded:
         base_TV, _ = fed_logprobs(model, one, "off")
+        losses["base"].append(_loss(base_TV, one))
+        if not signal:
+            continue
         separate_TV, _ = fed_logprobs(model, one, "separate")
         fused_TV, query = fed_logprobs(model, one, "fused")
         refused.append(query >= model.policy().threshold)
-        losses["base"].append(_loss(base_TV, one))
         losses["guarded"].append(_loss(fused_TV, one))
         divergences["separate"].append(_divergence(base_TV, separate_TV))
         divergences["fused"].append(_divergence(base_TV, fused_TV))
-    return {
+    found = {
         "n_texts": len(encoded),
         "n_tokens": sum(one.prefill for one in encoded),
-        "perplexity": {name: _perplexity(own, seed) for name, own in losses.items()},
+        "perplexity": {name: _perplexity(own, seed) for name, own in losses.items() if own},
+    }
+    if not signal:
+        return found
+    return found | {
         "kl_per_token": {name: _per_token(own, seed) for name, own in divergences.items()},
         "prompts_refused": rate_row(Rate.of(refused)),
     }

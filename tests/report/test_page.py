@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from safesignal.report.write import Report, write_report
-from tests.report.build import attempt, attempts, results
+from tests.report.build import attack, attempt, attempts, results
 from tests.report.conftest import Page, page_of, report_of
 
 EVIL = (
@@ -48,6 +48,15 @@ def test_charts_say_what_the_tables_say(page: Page) -> None:
     assert "guarded, recall at 1 % false positives: 73.5 % [67.0, 79.1] (147/200)" in tips
     assert "base, prefill 5, gap: 0.525 [0.475, 0.575] (n=100)" in tips
     assert "guarded, every, fused, context 128, batch 1: +23.6 %" in tips
+
+
+def test_depths_come_from_variants_or_from_the_suite(tmp_path: Path) -> None:
+    cells = [{"cell": "p9", "depth": [9]}, {"cell": "off", "depth": [20], "buffer": False}]
+    entries = [attack("p9", 11, 89, attack="prefill"), attack("off", 33, 67, attack="prefill"), attack("d", 2, 98)]
+    entries.append(attack("text", 44, 56, attack="prefill"))
+    page = page_of(report_of(tmp_path, results(name="g", settings={"cells": cells}, attacks=entries)))
+    tips = [e.text for e in page.find("title") if " tokens: " in e.text]
+    assert tips == ["g, 0 tokens: 2.0 % [0.6, 7.0] (2/100)", "g, 9 tokens: 11.0 % [6.3, 18.6] (11/100)"]
 
 
 def test_a_mark_lies_where_its_rate_is(page: Page) -> None:

@@ -205,10 +205,10 @@ def _depths(runs: Sequence[Run]) -> dict[str, list[list[tuple[int, Run, Mapping[
 def _depth(run: Run, entry: Entry) -> int | None:
     """Return the depth of an entry by its variant, or by what the suite says of its cell; None if it has none.
 
-    A cell with the release buffer off measures something else.
+    A cell with a part of the defence off measures something else.
     """
     cell = run.cell(str(entry.get("cell")))
-    if cell.get("buffer") is False:
+    if cell.get("buffer") is False or cell.get("check_query") is False:
         return None
     if entry.get("attack") == "direct" and not entry.get("variant"):
         return 0

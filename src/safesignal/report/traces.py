@@ -180,7 +180,8 @@ def _trace(run: Run, row: Attempt) -> Trace:
         row,
         [(clean(str(turn.get("role"))), _shortened(str(turn.get("content")))) for turn in row.get("messages") or []],
         before,
-        after,
+        # The transition's mark stands on a line of its own, so the blank line that leads a refusal in is not needed.
+        [replace(after[0], text=after[0].text.lstrip("\n")), *after[1:]] if after else after,
         _ticks(row),
         [(clean(name), str(verdict)) for name, verdict in verdicts.items()],
         harmful and row.get("label") != "benign",

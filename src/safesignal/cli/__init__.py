@@ -25,6 +25,7 @@ from safesignal.cli.console import print_error, report_crash
 from safesignal.cli.demo import demo
 from safesignal.cli.evaluate import evaluate
 from safesignal.cli.generate import generate
+from safesignal.cli.judge import judge
 from safesignal.cli.report import report
 from safesignal.cli.rollouts import rollouts
 from safesignal.cli.score import score
@@ -78,7 +79,7 @@ def _root(
     """An explicit safety signal inside a language model, read again while it writes."""
 
 
-for _verb in (demo, generate, chat, score, rollouts, align, attack, evaluate, report, bench):
+for _verb in (demo, generate, chat, score, rollouts, align, attack, evaluate, judge, report, bench):
     app.command(_verb.__name__)(expand(_verb))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["Judge", "JudgeVerdict", "Judgement"]
+__all__ = ["BatchJudge", "Judge", "JudgeVerdict", "Judgement"]
 
 JudgeVerdict = Literal["yes", "no", "unknown"]
 
@@ -30,4 +31,17 @@ class Judge(Protocol):
 
     def __call__(self, behavior: str, completion: str) -> Judgement:
         """Judge the completion of a request for `behavior`."""
+        ...
+
+
+class BatchJudge(Judge, Protocol):
+    """A judge that is quicker on many completions at once."""
+
+    @property
+    def name(self) -> str:
+        """What its judgements and reports call it."""
+        ...
+
+    def judge_all(self, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
+        """Judge (behavior, completion) pairs; one judgement per pair, in order."""
         ...

@@ -1,0 +1,254 @@
+"""`safesignal judge`: judge a finished run or a file, measure a judge against people, train the embedded one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich import box
+from rich.table import Table
+
+from safesignal.cli.arguments import flag, option, require_at_least_one
+from safesignal.cli.console import note, out, progress, waiting
+from safesignal.data.jsonl import Writer, read_jsonl
+from safesignal.data.records import Record, read_records
+from safesignal.data.sources import SOURCES, load_source, load_training
+from safesignal.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from safesignal.judges.base import BatchJudge, Judgement
+    from safesignal.judges.embedded import TrainingRow
+
+__all__ = ["judge"]
+
+_WHAT, _JUDGE, _IO = "What to do", "Judge", "Input and output"
+
+_SIGNAL_LICENCES = ("permissive", "sharealike")
+"""Rows of these licences may train the signal (recipes/), so they never train its judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """A set with people's labels: its name, what it is called in tables, and how a record's label is read."""
+
+    source: str
+    title: str
+    truth: Callable[[Record], bool | None]
+    behavior: Callable[[Record], str] = lambda record: record.prompt
+
+
+def _xstest(column: str, yes: str) -> Callable[[Record], bool | None]:
+    def read(record: Record) -> bool | None:
+        label = record.meta.get(column)
+        return None if label is None else label == yes
+
+    return read
+
+
+_REFUSAL_SETS = (
+    _Set("human-refusal", "human-refusal", lambda record: bool(record.meta["is_refusal"])),
+    _Set("xstest-response", "xstest-response (refusal)", _xstest("response_refusal", "refusal")),
+)
+_HARM_SETS = (
+    _Set("human-harm", "human-harm", lambda record: record.response_is_malicious),
+    _Set("xstest-response", "xstest-response (harm)", _xstest("response_harm", "harmful")),
+    _Set(
+        "jbb-artifacts",
+        "jbb-artifacts (jailbroken)",
+        lambda record: record.response_is_malicious,
+        lambda record: str(record.meta["base_prompt"]),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Which judge."""
+
+    judge: Annotated[
+        str, option("judge", "refusal, harm (embedded), endpoint, or a guard's hub id or folder.", _JUDGE)
+    ] = "refusal"
+    family: Annotated[
+        str, option("family", "Format of the guard, where its name does not tell.", _JUDGE, show_default="by name")
+    ] = ""
+    url: Annotated[str | None, option("url", "Base address of the endpoint, up to /v1.", _JUDGE)] = None
+    endpoint_model: Annotated[str | None, option("endpoint_model", "Model name at the endpoint.", _JUDGE)] = None
+    rubric: Annotated[str, option("rubric", "strongreject or yes_no.", _JUDGE)] = "strongreject"
+    key_variable: Annotated[str, option("key_variable", "Environment variable with the endpoint's key.", _JUDGE)] = (
+        "OPENAI_API_KEY"
+    )
+    batch_size: Annotated[int, option("batch_size", "Completions judged side by side.", _JUDGE)] = 16
+
+    def check(self) -> None:
+        """Raise what can be known before anything is loaded."""
+        require_at_least_one(self.batch_size)
+        if self.rubric not in ("strongreject", "yes_no"):
+            raise UsageError(f"rubric is `{self.rubric}`. Expected strongreject or yes_no.")
+        if self.judge == "endpoint" and not (self.url and self.endpoint_model):
+            raise UsageError(
+                "`--judge endpoint` stands without an address or a model. Expected both.",
+                hint="`--url http://127.0.0.1:8000/v1 --endpoint_model NAME`",
+            )
+
+    @property
+    def refusal(self) -> bool:
+        """Whether the judge's question is "is it a refusal?" rather than "is it harmful?"."""
+        return self.judge == "refusal"
+
+    def load(self) -> BatchJudge:
+        """Load the judge."""
+        if self.refusal:
+            from safesignal.judges.refusal import RefusalJudge
+
+            return RefusalJudge()
+        if self.judge == "harm":
+            from safesignal.judges.embedded import EmbeddedJudge
+
+            return EmbeddedJudge.load()
+        if self.judge == "endpoint":
+            from safesignal.judges.endpoint import EndpointJudge
+
+            rubric: Any = self.rubric
+            return EndpointJudge(self.url or "", self.endpoint_model or "", rubric, key_variable=self.key_variable)
+        from safesignal.judges.guards import GuardJudge, format_for
+
+        format_for(self.family or self.judge)
+        with waiting(f"loading {self.judge} …"):
+            return GuardJudge.load(self.judge, family=self.family, batch_size=self.batch_size)
+
+
+def judge(
+    which: JudgeOptions,
+    run: Annotated[str | None, option("run", "Run folder: judge its attempts into judgements.jsonl.", _WHAT)] = None,
+    input: Annotated[str | None, option("input", "JSONL rows with prompt and response to judge.", _WHAT)] = None,
+    validate: Annotated[bool, flag("validate", "Measure the judge against people's labels.", _WHAT)] = False,
+    train: Annotated[bool, flag("train", "Train the embedded harm judge into the cache.", _WHAT)] = False,
+    output: Annotated[str | None, option("output", "File of the results.", _IO)] = None,
+    data_dir: Annotated[str | None, option("data_dir", "Folder of the public sets.", _IO, show_default="hub")] = None,
+) -> None:
+    """Judge completions, or measure a judge against people; rates carry 95 % Wilson intervals."""
+    which.check()
+    if sum((run is not None, input is not None, validate, train)) != 1:
+        raise UsageError(
+            "expected one of `--run`, `--input`, `--validate` and `--train`.",
+            hint="`safesignal judge --validate --judge refusal --data_dir DIR`",
+        )
+    if (input is not None) and output is None:
+        raise UsageError("`--input` stands without `--output`. Expected both.", hint="`--output judged.jsonl`")
+    if train:
+        _train(data_dir)
+    elif validate:
+        _validate(which, data_dir, output)
+    elif run is not None:
+        _judge_run(which, Path(run))
+    else:
+        _judge_file(which, str(input), str(output))
+
+
+def _validate(which: JudgeOptions, data_dir: str | None, output: str | None) -> None:
+    """Measure on every labelled set of the judge's question."""
+    from safesignal.judges.agreement import measure_agreement
+
+    loaded = which.load()
+    table = Table(title=f"{loaded.name} against people", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("set", "agreement", "sensitivity", "specificity", "unknown"):
+        table.add_column(column)
+    results: dict[str, Any] = {}
+    for one in _REFUSAL_SETS if which.refusal else _HARM_SETS:
+        labelled = [(record, one.truth(record)) for record in load_source(one.source, data_dir=data_dir)]
+        labelled = [(record, truth) for record, truth in labelled if truth is not None]
+        pairs = [(one.behavior(record), record.response or "") for record, _ in labelled]
+        verdicts = [judgement.verdict for judgement in _judged(loaded, pairs, one.title, which.batch_size)]
+        found = measure_agreement(verdicts, [bool(truth) for _, truth in labelled])
+        results[one.title] = found.to_row()
+        rates = (found.agreement, found.sensitivity, found.specificity)
+        table.add_row(one.title, *map(str, rates), str(found.unknown))
+    out.print(table)
+    if output is not None:
+        _write_json(Path(output), {"judge": loaded.name, "sets": results})
+
+
+def _train(data_dir: str | None) -> None:
+    """Train on the rows that no licence of the signal's recipes admits, checked by prompt."""
+    from safesignal.judges.embedded import TrainingRow, default_folder, disjoint, train_embedded
+
+    rows: list[TrainingRow] = []
+    taken: list[str] = []
+    for source in SOURCES.values():
+        if source.role != "train" or source.local_file is None or source.name == "jailbreak-templates":
+            continue
+        for record in load_training(source.name, data_dir=data_dir):
+            if record.licence in _SIGNAL_LICENCES:
+                taken.append(record.prompt)
+            elif record.response and record.response_is_malicious is not None:
+                rows.append(TrainingRow(record.prompt, record.response, record.response_is_malicious, record.source))
+    kept = disjoint(rows, taken)
+    note(f"{len(kept)} rows; {len(rows) - len(kept)} dropped, because the signal may be trained on their prompts")
+    with waiting("training …"):
+        trained = train_embedded(kept)
+    trained.save(default_folder())
+    held = trained.record["held_out"]
+    note(f"held out: sensitivity {held['sensitivity']['value']:.3f}, specificity {held['specificity']['value']:.3f}")
+    note(f"threshold {trained.threshold:.2f}; saved in {default_folder()}")
+
+
+def _judge_run(which: JudgeOptions, folder: Path) -> None:
+    """Judge the last row of every attempt that ran; what is in judgements.jsonl is not judged again."""
+    attempts = {str(row["id"]): row for _, row in read_jsonl(folder / "attempts.jsonl")}
+    ran = [row for row in attempts.values() if row.get("status") != "errored"]
+    for row in ran:
+        if not isinstance(row.get("text"), str) or not isinstance(row.get("behavior"), str):
+            raise DataError(f"attempt {row['id']!r} has no `text` or `behavior`. Expected both as text.")
+    loaded = which.load()
+    with Writer(folder / "judgements.jsonl") as writer:
+        left = [row for row in ran if f"{loaded.name}/{row['id']}" not in writer.done]
+        _note_done(len(ran) - len(left), len(ran), writer.path)
+        for start in range(0, len(left), _CHUNK):
+            chunk = left[start : start + _CHUNK]
+            pairs = [(row["behavior"], row["text"]) for row in chunk]
+            for row, said in zip(chunk, _judged(loaded, pairs, folder.name, which.batch_size), strict=True):
+                named = {"id": f"{loaded.name}/{row['id']}", "attempt": row["id"], "judge": loaded.name}
+                writer.write(named | {"verdict": said.verdict, "rule": said.rule})
+
+
+def _judge_file(which: JudgeOptions, source: str, target: str) -> None:
+    """Judge rows with a response; each comes out with `judge`, `verdict` and `rule` added."""
+    records = read_records(source, require=("response",))
+    loaded = which.load()
+    with Writer(target) as writer:
+        left = [record for record in records if record.id not in writer.done]
+        _note_done(len(records) - len(left), len(records), writer.path)
+        for start in range(0, len(left), _CHUNK):
+            chunk = left[start : start + _CHUNK]
+            pairs = [(record.prompt, record.response or "") for record in chunk]
+            for record, said in zip(chunk, _judged(loaded, pairs, source, which.batch_size), strict=True):
+                writer.write(record.to_row() | {"judge": loaded.name, "verdict": said.verdict, "rule": said.rule})
+
+
+_CHUNK = 64
+"""Completions judged before their verdicts are written."""
+
+
+def _judged(loaded: BatchJudge, pairs: Sequence[tuple[str, str]], title: str, batch_size: int) -> list[Judgement]:
+    judged: list[Judgement] = []
+    with progress() as bar:
+        task = bar.add_task(title, total=len(pairs))
+        for start in range(0, len(pairs), batch_size):
+            judged += loaded.judge_all(pairs[start : start + batch_size])
+            bar.update(task, completed=len(judged))
+    return judged
+
+
+def _note_done(done: int, total: int, path: Path) -> None:
+    if done:
+        note(f"{done} of {total} rows are in {path} already; going on with the rest")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"`{path}` cannot be written: {error.strerror}.", hint="choose another `--output`") from error

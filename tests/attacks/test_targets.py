@@ -45,14 +45,15 @@ MIXED = [
 # -------------------------------------------------------------------------------------------------------------- answers
 
 
-def test_a_guarded_target_is_the_model_under_its_policy(model: SafeSignalModel) -> None:
-    policy = replace(model.policy(), threshold=1.0)
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_guarded_target_is_the_model_under_its_policy(model: SafeSignalModel, stops: bool) -> None:
+    policy = replace(NEVER, window_threshold=0.01) if stops else NEVER
     target = GuardedTarget(model, policy)
     requests = [ask(prompt, number=5) for prompt in PROMPTS[:4]]
     encoded = [model.encode_one(prompt) for prompt in PROMPTS[:4]]
     answers = model.answer(encoded, policy=policy, options=model.options(max_new_tokens=12, temperature=0.0))
     replies = target.answer(requests)
-    assert {reply.refused for reply in replies} == {True, False}
+    assert {reply.refused for reply in replies} == {stops}
     for reply, answer in zip(replies, answers, strict=True):
         assert (reply.text, reply.ids, reply.refused) == (answer.text, answer.ids, answer.refused)
         assert (reply.stopped_at, reply.finish) == (answer.stopped_at, str(answer.finish_reason))
@@ -212,12 +213,15 @@ def test_embedding_gradient_agrees_with_finite_differences(family: Any) -> None:
         return -float(logs[start - 1 : -1].gather(1, ids[start:, None]).mean())
 
     assert float(loss) == pytest.approx(at(embeds), abs=1e-9)
+    # Along the gradient the slope is its length, which stands out from norms that compute in float32.
     step = 1e-5
-    for position, entry in [(3, 0), (start - 1, 7), (start + 1, 20)]:
-        nudge = torch.zeros_like(embeds)
-        nudge[0, position, entry] = step
-        slope = (at(embeds + nudge) - at(embeds - nudge)) / (2 * step)
-        assert float(gradient[position, entry]) == pytest.approx(slope, rel=1e-4, abs=1e-9)
+    for places in [slice(None), slice(3, 4), slice(start - 1, start)]:
+        along = torch.zeros_like(embeds)
+        along[0, places] = gradient[places]
+        length = float(along.norm())
+        along *= step / length
+        slope = (at(embeds + along) - at(embeds - along)) / (2 * step)
+        assert slope == pytest.approx(length, rel=0.02)
 
 
 @pytest.mark.parametrize("start", [0, 9])

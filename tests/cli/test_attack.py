@@ -89,7 +89,7 @@ def test_the_run_is_described_beside_the_attempts(run: Run, tiny: Tiny, prompts:
 
 
 def test_problems_come_at_once_before_anything_is_loaded(run: Run, prompts: Path) -> None:
-    done = run("attack", "--attack", "nestd", "--endpoint", "http://127.0.0.1:9", "--top_p", 2, "--set", "x")
+    done = run("attack", "--attack", "nestd", "--endpoint", "http://127.0.0.1:9", "--temperature", 0.5, "--top_p", 2)
     assert done.code == 2
     for part in ("`--output` is missing", "`--endpoint_model`", "top_p = 2"):
         assert part in done.err

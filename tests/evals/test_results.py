@@ -139,6 +139,12 @@ def test_an_unfinished_cell_says_so() -> None:
     assert (row["n_planned"], row["note"]) == (5, "unfinished, attempts to be made: 2")
 
 
+def test_the_plan_of_a_cell_covers_its_benign_prompts_too() -> None:
+    rows = attempts("resisted", 3) + attempts("succeeded", 2, 3, label="benign")
+    (row,) = table(rows, run={"planned": {"direct": 5}})
+    assert (row["n_planned"], row["note"]) == (3, "")
+
+
 # -------------------------------------------------------------------------------------------------------- over-refusal
 
 

@@ -117,7 +117,9 @@ def attack_table(
     malicious = [row for row in attempts if row["label"] == "malicious"]
     for cell, rows in _grouped(malicious, lambda row: str(row["cell"])).items():
         variants = _grouped(rows, lambda row: str(row["variant"]))
-        planned = int(run.get("planned", {}).get(cell, len(rows)))
+        # Plans are counted per cell, whose benign prompts stand in another table.
+        made = sum(row["cell"] == cell for row in attempts)
+        planned = len(rows) + max(0, int(run.get("planned", {}).get(cell, made)) - made)
         errored = sum(row["status"] == "errored" for row in rows)
         whole = counted.row(rows, None, planned, errored)
         if len(variants) > 1:

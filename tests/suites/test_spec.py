@@ -33,7 +33,16 @@ def test_defaults_and_overrides(suite_file: Path) -> None:
     assert deep.parameters == {"depth": [2, 4]}
     assert (direct.buffer, unbuffered.buffer) == (True, False)
     assert suite.sections == {}
-    assert suite.sha256 != load_suite("quick").sha256
+
+
+def test_the_fingerprint_follows_what_decides_attempts_and_nothing_else(suite_file: Path) -> None:
+    def sha(old: str = "", new: str = "") -> str:
+        other = suite_file.with_name("other.yaml")
+        other.write_text(suite_file.read_text().replace(old, new) if old else suite_file.read_text())
+        return load_suite(str(other)).sha256
+
+    assert sha("seed: 3", "seed: 4") != sha() != sha("limit: 3", "limit: 2")
+    assert sha("cells:", "probe: {limit: 3}\n# a remark\ncells:") == sha()
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ __all__ = ["AlignConfig", "MixturePart", "read_align_config"]
 
 @dataclass(frozen=True, slots=True)
 class MixturePart:
-    """Rows of one registered source in the training mixture."""
+    """Rows of one registered source, or of one file, in the training mixture."""
 
-    source: str
+    source: str = ""
     """Registered training source."""
+    file: str = ""
+    """JSONL file of rows instead; its path is relative to the recipe file."""
     n: int | None = None
     """Rows to take, chosen by seed; all of them if left out."""
     responses: bool = True
@@ -114,11 +116,15 @@ def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
     problems = _unknown("align", table, AlignConfig)
     for index, part in enumerate(parts, 1):
         problems += _unknown(f"align.mixture[{index}]", part, MixturePart)
-        problems += [] if "source" in part else [f"align.mixture[{index}].source    is missing"]
+        if bool(part.get("source")) == bool(part.get("file")):
+            problems.append(f"align.mixture[{index}]    needs `source` or `file`, one of the two")
     if problems:
         raise UsageError(f"problems in {path}\n  " + "\n  ".join(problems))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
-    return AlignConfig(mixture=tuple(MixturePart(**part) for part in parts), **values), dict(content.get("signal", {}))
+    mixture = [part | ({"file": str(Path(path).parent / part["file"])} if part.get("file") else {}) for part in parts]
+    return AlignConfig(mixture=tuple(MixturePart(**part) for part in mixture), **values), dict(
+        content.get("signal", {})
+    )
 
 
 def _unknown(where: str, table: dict[str, Any], kind: type) -> list[str]:

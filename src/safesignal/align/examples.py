@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from safesignal.align.config import AlignConfig, MixturePart
 from safesignal.config import SignalConfig
 from safesignal.data.mixture import filter_licence
-from safesignal.data.records import Record, record_from_row
+from safesignal.data.records import Record, read_records, record_from_row
 from safesignal.data.sources import load_training
 from safesignal.errors import DataError
 from safesignal.modeling.chat import Encoded
@@ -129,8 +130,9 @@ def batches(examples: Sequence[Example], config: AlignConfig, epoch: int) -> Ite
 
 
 def _part(part: MixturePart, config: AlignConfig, data_dir: str | None) -> list[Record]:
-    records = filter_licence(load_training(part.source, data_dir=data_dir), config.licences)
-    rng = random.Random(f"{config.seed}/{part.source}/{part.template_source}")
+    found = read_records(part.file) if part.file else load_training(part.source, data_dir=data_dir)
+    records = filter_licence(found, config.licences)
+    rng = random.Random(f"{config.seed}/{part.source or Path(part.file).name}/{part.template_source}")
     rng.shuffle(records)
     records = records[: part.n]
     if not part.responses:

@@ -47,12 +47,14 @@ class RolloutJob:
 
     name: str
     """Names the job; part of every row's id."""
-    sources: tuple[str, ...]
-    """Registered training sources the prompts come from."""
     prompts: Literal["benign", "malicious"]
     """Label of the prompts to take."""
     n: int
-    """How many prompts, spread over the sources as evenly as they allow."""
+    """How many prompts, spread over the sources and files as evenly as they allow."""
+    sources: tuple[str, ...] = ()
+    """Registered training sources the prompts come from."""
+    files: tuple[str, ...] = ()
+    """JSONL files the prompts come from; a path is relative to the plan file."""
     prefills: tuple[str, ...] = ("",)
     """Starts of the answer; each row gets one of them, by its id."""
     split: Literal["any", "val"] = "any"
@@ -93,6 +95,7 @@ def read_plan(path: str | Path) -> list[RolloutJob]:
     for index, table in enumerate(content.get("rollouts", []), 1):
         problems += [f"rollouts[{index}].{name}    is unknown" for name in sorted(set(table) - known)]
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
+        values["files"] = tuple(str(Path(path).parent / name) for name in values.get("files", ()))
         try:
             jobs.append(RolloutJob(**{name: value for name, value in values.items() if name in known}))
         except TypeError as error:
@@ -123,7 +126,7 @@ def plan_input(path: str | Path, *, max_new_tokens: int, temperature: float, see
     """
     records = read_records(path)
     # The job only says how to answer; each row brings its own label and prefill.
-    job = RolloutJob("input", (), "benign", len(records), (), "any", max_new_tokens, temperature, seed)
+    job = RolloutJob("input", "benign", len(records), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     return [RolloutTask(record.id, record, job, record.prefill, number) for number, record in enumerate(records)]
 
 
@@ -204,13 +207,14 @@ def _label(task: RolloutTask, answer: str) -> str:
 def _choose(job: RolloutJob, data_dir: str | Path | None, licences: Sequence[str]) -> list[Record]:
     """Take prompts from the sources in turn until there are enough; each prompt once."""
     pools = []
-    for source in job.sources:
-        records = filter_licence(load_training(source, data_dir=data_dir), licences)
+    for source in (*job.sources, *job.files):
+        records = read_records(source) if source in job.files else load_training(source, data_dir=data_dir)
+        records = filter_licence(records, licences)
         if job.split == "val":
             records = split_by_prompt(records, VAL_FRACTION, SPLIT_SEED)[1]
         own = {normalise(r.prompt): r for r in records if r.prompt_label == job.prompts}
         pool = sorted(own.values(), key=lambda record: record.id)
-        random.Random(f"{job.seed}/{source}").shuffle(pool)
+        random.Random(f"{job.seed}/{Path(source).name}").shuffle(pool)
         pools.append(pool)
     chosen: dict[str, Record] = {}
     while len(chosen) < job.n and any(pools):

@@ -7,6 +7,8 @@ another run are never mixed in, and every figure of `results.json` comes from th
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -160,7 +162,6 @@ class SuiteRun:
             "schema_version": _SCHEMA_VERSION,
             "suite": self.suite.name,
             "suite_sha256": self.suite.sha256,
-            "settings": self.suite.raw,
             "target": self.subject.target.identity(),
             "seed": self.suite.seed,
             "datasets": self._datasets(),
@@ -169,7 +170,13 @@ class SuiteRun:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                record = {"environment": environment(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+                started = datetime.now(UTC).isoformat(timespec="seconds")
+                record: dict[str, Any] = {
+                    "environment": environment(),
+                    "started": started,
+                    "command": shlex.join(sys.argv),
+                }
+                record["settings"] = self.suite.raw
                 path.write_text(json.dumps({**run, **record}, indent=2) + "\n", encoding="utf-8")
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -54,7 +55,7 @@ class Suite:
         seed: Of the choice of rows and of the sampling noise.
         cells: Attacks and ordinary prompts, in order.
         sections: Settings of `signal`, `overhead`, `utility`, `probe`, as far as the suite has them.
-        sha256: Of the file.
+        sha256: Of all that decides attempts: name, seed, lengths and cells. Sections record their settings themselves.
         raw: The file as parsed, for the record.
     """
 
@@ -91,7 +92,8 @@ def load_suite(name: str) -> Suite:
     length = int(raw.get("max_new_tokens", 256))
     cells = tuple(_cell(line, length) for line in raw.get("cells", []))
     sections = {section: dict(raw[section]) for section in _SECTIONS if raw.get(section)}
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    decisive = {key: value for key, value in raw.items() if key not in _SECTIONS}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return Suite(str(raw.get("name", Path(name).stem)), int(raw.get("seed", 0)), cells, sections, digest, raw)
 
 

@@ -153,9 +153,9 @@ def test_batches_hold_similar_lengths_and_one_sampling(tmp_path: Path) -> None:
     wanted = [plan(f"s{i}", ["x" * (10 + 90 * (i % 2))]) for i in range(4)]
     wanted += [plan("hot", ["x" * 10], sampling=hot)]
     target = ScriptedTarget(lambda _: ANSWER)
-    carry_out(tmp_path, wanted, target, batch_size=2)
+    carry_out(tmp_path, wanted, target, batch_size=3)
     lengths = [[len(request.messages[-1]["content"]) for request in batch] for batch in target.batches]
-    assert lengths == [[100, 100], [10, 10], [10]]
+    assert lengths == [[100, 100, 10], [10], [10]]
     assert [{request.sampling.temperature for request in batch} for batch in target.batches] == [{0.0}, {0.0}, {0.7}]
 
 

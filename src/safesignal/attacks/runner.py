@@ -121,21 +121,14 @@ def _attempt(batch: Sequence[Plan], target: Target, judges: Mapping[str, Judge])
 def _converse(batch: Sequence[Plan], target: Target) -> list[tuple[Request, Reply]]:
     """Send scripts turn by turn, all of them together, and return the last exchange of each."""
     requests = [first_request(plan) for plan in batch]
-    replies = _answers(target, requests)
+    replies = target.answer(requests)
     for turn in range(1, len(batch[0].script)):
         requests = [
             _request(plan, turn, (*request.messages, {"role": "assistant", "content": reply.text}))
             for plan, request, reply in zip(batch, requests, replies, strict=True)
         ]
-        replies = _answers(target, requests)
+        replies = target.answer(requests)
     return list(zip(requests, replies, strict=True))
-
-
-def _answers(target: Target, requests: Sequence[Request]) -> list[Reply]:
-    replies = target.answer(requests)
-    if len(replies) != len(requests):
-        raise RuntimeError(f"`{target.name}` gave {len(replies)} replies to {len(requests)} requests")
-    return replies
 
 
 def first_request(plan: Plan) -> Request:

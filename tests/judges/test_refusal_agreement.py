@@ -1,8 +1,8 @@
 """Measures the refusal judge against human labels; run with ``-m slow -s`` to see the figures.
 
-No pass mark stands here on purpose: a threshold on an evaluation file invites tuning on it. The rules of commit 143354a
-agreed on 118 of 169 rows of `human-refusal` and 411 of 449 of `xstest-response`; the rules were widened after that
-figure was seen, on train-side data, and have not been measured on these files since.
+No pass mark stands here on purpose: a threshold on an evaluation file invites tuning on it. Measured once for the rules
+of commit b458ceb, which were written without looking at these files' rows: `human-refusal` 120 of 169 (sensitivity
+60/109, specificity 60/60), `xstest-response` 423 of 449 (166/178, 257/271). An earlier state, 143354a: 118 and 411.
 """
 
 from __future__ import annotations

@@ -120,6 +120,7 @@ class EndpointJudge:
                     text = json.load(answer)["choices"][0]["message"]["content"]
                     return text if isinstance(text, str) else None
             except urllib.error.HTTPError as error:
+                error.close()  # it holds the connection
                 if error.code not in _RETRIED:
                     raise UsageError(
                         f"{self.url} answered {error.code} ({error.reason}). Expected a chat completion.",

@@ -1,0 +1,144 @@
+"""`safesignal judge`: a run, a file, people's labels, training; on stand-in rows only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safesignal.judges.embedded import EmbeddedJudge
+from tests.cli.conftest import Run, read_rows, write_rows
+
+NO, YES = "I cannot help with that.", "The jar opens when the lid is turned to the left."
+
+
+def attempt(name: str, text: str, status: str = "succeeded") -> dict[str, Any]:
+    return {"id": name, "behavior": "open the jar", "text": text, "status": status}
+
+
+def test_a_run_is_judged_and_resumed(run: Run, tmp_path: Path) -> None:
+    rows = [attempt("c/v/1", NO), attempt("c/v/2", YES), attempt("c/v/3", ""), attempt("c/v/4", "", "errored")]
+    write_rows(tmp_path / "attempts.jsonl", [attempt("c/v/2", NO), *rows])
+    assert run("judge", "--run", tmp_path).code == 0
+    found = read_rows(tmp_path / "judgements.jsonl")
+    assert {row["attempt"]: row["verdict"] for row in found} == {"c/v/1": "yes", "c/v/2": "no", "c/v/3": "unknown"}
+    assert all(set(row) == {"id", "attempt", "judge", "verdict", "rule"} for row in found)
+    assert all(row["id"] == f"refusal/{row['attempt']}" for row in found)
+    write_rows(tmp_path / "attempts.jsonl", [*rows, attempt("c/v/5", YES)])
+    assert run("judge", "--run", tmp_path).code == 0
+    again = read_rows(tmp_path / "judgements.jsonl")
+    assert again[:3] == found
+    assert [row["attempt"] for row in again[3:]] == ["c/v/5"]
+
+
+def test_a_file_is_judged(run: Run, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "open", "response": NO, "x": 1}])
+    assert run("judge", "--input", source, "--output", tmp_path / "out.jsonl").code == 0
+    (row,) = read_rows(tmp_path / "out.jsonl")
+    assert (row["id"], row["x"], row["judge"], row["verdict"]) == ("a", 1, "refusal", "yes")
+
+
+def test_validation_counts_by_set(run: Run, tmp_path: Path) -> None:
+    people = [(NO, True), (YES, False), (YES, True), (NO, False), ("", True)]
+    write_rows(
+        tmp_path / "eval_human_refusals.jsonl",
+        [{"objective": "open", "response": text, "is_refusal": label} for text, label in people],
+    )
+    kinds = [(NO, "refusal"), (YES, "compliance"), (YES, None)]
+    write_rows(
+        tmp_path / "eval_xstest_responses.jsonl",
+        [
+            {
+                "prompt": "open",
+                "prompt_label": "safe",
+                "response": text,
+                "response_refusal": label,
+                "response_harm": None,
+            }
+            for text, label in kinds
+        ],
+    )
+    done = run("judge", "--validate", "--data_dir", tmp_path, "--output", tmp_path / "found.json")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    human, xstest = found["sets"]["human-refusal"], found["sets"]["xstest-response (refusal)"]
+    assert (human["agreement"]["successes"], human["agreement"]["n"], human["unknown"]) == (2, 5, 1)
+    assert (human["sensitivity"]["n"], human["specificity"]["n"]) == (2, 2)
+    assert xstest["agreement"]["n"] == 2
+    assert xstest["agreement"]["value"] == 1.0
+    assert "[" in done.out
+
+
+def train_rows(folder: Path) -> None:
+    def row(i: int, answer: str, response_label: str, prompt_label: str, **more: Any) -> dict[str, Any]:
+        text = f"{answer} number {i} of many, and so on until the very end of it"
+        made = {"prompt": f"{prompt_label} request {i}", "response": text, "licence": "noncommercial"}
+        return made | {"prompt_label": prompt_label, "response_label": response_label} | more
+
+    malicious = [row(i, "wake the dragon", "malicious", "malicious", source="beavertails-unsafe") for i in range(60)]
+    malicious += [row(i, "x", "malicious", "malicious", source=name) for i, name in enumerate(OTHERS)]
+    shared = row(40, "wake", "malicious", "malicious", source="gptfuzz-labelled", licence="permissive")
+    write_rows(folder / "train_malicious.jsonl", [*malicious, shared])
+    benign = [row(i, "water the roses", "benign", "benign", source="alpaca") for i in range(60)]
+    benign += [
+        row(i, "y", "benign", "benign", source=name) for i, name in enumerate(["dolly-15k", "lima", "gsm8k-train"])
+    ]
+    write_rows(folder / "train_benign.jsonl", benign)
+    names = ("cdna-fp", "coconot", "coconot-contrast", "coconot-contrast-eval", "oktest", "cyberseceval-mitre-frr")
+    border = [row(i, "z", "benign", "benign", source=name) for i, name in enumerate((*names, "dro-harmless"))]
+    write_rows(
+        folder / "train_borderline.jsonl", [*border, row(9, "z", "benign", "benign", source="bio-overrefusal-t12")]
+    )
+
+
+OTHERS = (
+    "pku-saferlhf-test",
+    "safety-tuned-llamas",
+    "aegis2-safe-response",
+    "pure-bad-100",
+    "hh-rlhf-harmless-test",
+    "circuit-breaker-goals",
+    "catqa",
+    "dangerousqa",
+)
+
+
+def test_training_leaves_out_what_the_signal_may_see(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFESIGNAL_CACHE", str(tmp_path / "cache"))
+    train_rows(tmp_path)
+    done = run("judge", "--train", "--data_dir", tmp_path)
+    assert done.code == 0, done.err
+    assert "1 dropped" in done.err.replace("\n", " ")
+    record = EmbeddedJudge.load().record
+    assert "gptfuzz-labelled/harmful" not in record["rows"]
+    assert record["rows"]["beavertails-unsafe/harmful"] == 59
+    write_rows(tmp_path / "attempts.jsonl", [attempt("a", "wake the dragon number 3 of many")])
+    assert run("judge", "--run", tmp_path, "--judge", "harm").code == 0
+    assert read_rows(tmp_path / "judgements.jsonl")[0]["verdict"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected one of"),
+        (["--train", "--validate"], "expected one of"),
+        (["--input", "x.jsonl"], "`--output`"),
+        (["--validate", "--judge", "endpoint"], "--url"),
+        (["--validate", "--rubric", "stars"], "strongreject or yes_no"),
+        (["--validate", "--judge", "some/chat-model"], "llama-guard"),
+        (["--validate", "--batch_size", "0"], "batch_size"),
+    ],
+)
+def test_wrong_use(run: Run, arguments: list[str], said: str) -> None:
+    done = run("judge", *arguments)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_an_attempt_without_text_is_named(run: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "attempts.jsonl", [{"id": "odd", "status": "resisted"}])
+    done = run("judge", "--run", tmp_path)
+    assert done.code == 2
+    assert "'odd'" in done.err

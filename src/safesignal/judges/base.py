@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 __all__ = ["BatchJudge", "Judge", "JudgeVerdict", "Judgement"]
 
@@ -34,6 +34,7 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
 class BatchJudge(Judge, Protocol):
     """A judge that is quicker on many completions at once."""
 

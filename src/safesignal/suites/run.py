@@ -28,10 +28,10 @@ from safesignal.data.jsonl import Writer
 from safesignal.errors import SafeSignalError, UsageError
 from safesignal.evals.results import summarise_run
 from safesignal.judges.base import Judge
-from safesignal.judges.refusal import judge_refusal
+from safesignal.judges.refusal import RefusalJudge
 from safesignal.modeling.zoo import cache_dir
 from safesignal.runtime import environment
-from safesignal.suites.sections import SECTIONS, Report, SectionRun
+from safesignal.suites.sections import SECTIONS, Report, SectionRun, judges
 from safesignal.suites.spec import Cell, Suite
 
 __all__ = ["Report", "Subject", "SuiteRun"]
@@ -92,7 +92,7 @@ class SuiteRun:
         self.suite, self.subject, self.folder = suite, subject, Path(folder)
         self.data_dir, self.batch_size, self.report = data_dir, batch_size, report
         self.cache = Path(cache) if cache is not None else cache_dir() / "compliant.jsonl"
-        self.judges = {REFUSAL: judge_refusal, **(judges or {})}
+        self.judges = {REFUSAL: RefusalJudge(), **(judges or {})}
         # Everything wrong with the suite is found before a model writes a token.
         self.cells = [cell for cell in suite.cells if subject.variant(cell) is not None]
         self.attacks = {cell.name: _attack(cell, data_dir) for cell in self.cells}
@@ -120,6 +120,7 @@ class SuiteRun:
                 plans, report = self.plans(cell), _line(self.report, cell.name)
                 self._note_planned(cell, len(plans))
                 run_plans(plans, target, writer, self.judges, batch_size=self.batch_size, progress=report)
+        judges(self._section_run(), self.judges)
         for name, section in SECTIONS.items():
             if name in self.suite.sections:
                 section(self._section_run(), self.suite.sections[name])

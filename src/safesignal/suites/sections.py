@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,21 @@ from safesignal.attacks.base import Sampling, Target
 from safesignal.attacks.behaviors import load_behaviors
 from safesignal.attacks.compliant import PlainSource, compliant_prefixes
 from safesignal.attacks.nested import Nested
+from safesignal.attacks.runner import REFUSAL
 from safesignal.attacks.targets import GuardedTarget, PlainTarget
 from safesignal.data.sources import load_source
-from safesignal.errors import UsageError
+from safesignal.errors import DataError, UsageError
 from safesignal.evals.bench import BenchConfig
+from safesignal.evals.labels import HARM_SETS, REFUSAL_SETS, measure_judge
 from safesignal.evals.overhead import run_overhead
 from safesignal.evals.probe import probe_cases, run_probe
 from safesignal.evals.scorer import GuardedScorer
 from safesignal.evals.signal import SignalSet, load_signal_sets, run_signal
 from safesignal.evals.tasks import load_task
 from safesignal.evals.utility import run_utility
+from safesignal.judges.base import BatchJudge, Judge
 
-__all__ = ["SECTIONS", "Report", "SectionRun"]
+__all__ = ["SECTIONS", "Report", "SectionRun", "judges"]
 
 Report = Callable[[str, int, int], None]
 """Takes the name of a line, how much of it is done, and all of it."""
@@ -137,6 +141,21 @@ def _probe(
     prefixes = {one.id: "".join(pieces[one.id]) for one in kept}
     cases = probe_cases(target.model, records, depths=depths, prefixes=prefixes, nested=nested)
     return run_probe(target.model, cases, k=top_k, batch_size=run.batch_size, seed=run.seed)
+
+
+def judges(run: SectionRun, judges: Mapping[str, Judge]) -> None:
+    """Measure every judge against people's labels, where the labelled sets are at hand, into `judges.json`."""
+
+    def make() -> Mapping[str, Any]:
+        found = {}
+        for name, judge in judges.items():
+            if isinstance(judge, BatchJudge):
+                sets = REFUSAL_SETS if name == REFUSAL else HARM_SETS
+                found[name] = measure_judge(judge, sets, run.data_dir, batch_size=run.batch_size)
+        return found
+
+    with suppress(DataError):
+        run.once("judges", make)
 
 
 SECTIONS: dict[str, Callable[[SectionRun, Mapping[str, Any]], None]] = {

@@ -1,0 +1,93 @@
+"""Sets with people's labels of answers, and how far a judge agrees with them; what `judges.json` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safesignal.data.records import Record
+from safesignal.data.sources import load_source
+from safesignal.judges.agreement import measure_agreement
+from safesignal.judges.base import BatchJudge, JudgeVerdict
+
+__all__ = ["HARM_SETS", "REFUSAL_SETS", "LabelledSet", "measure_judge"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """A set whose answers people have labelled.
+
+    Attributes:
+        source: Name in the catalog.
+        title: What tables call it.
+        truth: Reads a record's label; None where there is none.
+        behavior: What judges are told was asked.
+    """
+
+    source: str
+    title: str
+    truth: Callable[[Record], bool | None]
+    behavior: Callable[[Record], str] = lambda record: record.prompt
+
+
+def _xstest(column: str, yes: str) -> Callable[[Record], bool | None]:
+    def read(record: Record) -> bool | None:
+        label = record.meta.get(column)
+        return None if label is None else label == yes
+
+    return read
+
+
+REFUSAL_SETS = (
+    LabelledSet("human-refusal", "human-refusal", lambda record: bool(record.meta["is_refusal"])),
+    LabelledSet("xstest-response", "xstest-response (refusal)", _xstest("response_refusal", "refusal")),
+)
+"""Is it a refusal?"""
+
+HARM_SETS = (
+    LabelledSet("human-harm", "human-harm", lambda record: record.response_is_malicious),
+    LabelledSet("xstest-response", "xstest-response (harm)", _xstest("response_harm", "harmful")),
+    LabelledSet(
+        "jbb-artifacts",
+        "jbb-artifacts (jailbroken)",
+        lambda record: record.response_is_malicious,
+        lambda record: str(record.meta["base_prompt"]),
+    ),
+)
+"""Does it give harmful content?"""
+
+
+def measure_judge(
+    judge: BatchJudge,
+    sets: Sequence[LabelledSet],
+    data_dir: str | Path | None = None,
+    *,
+    batch_size: int = 16,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Return a judge's agreement with people: over all rows of all sets, and per set under `sets`.
+
+    Args:
+        judge: What to measure.
+        sets: Sets of the judge's question.
+        data_dir: Folder of the public sets.
+        batch_size: Completions judged together.
+        progress: Called with (set, done, all).
+    """
+    by_set: dict[str, Any] = {}
+    said: list[JudgeVerdict] = []
+    true: list[bool] = []
+    for one in sets:
+        records = load_source(one.source, data_dir=data_dir)
+        labelled = [(record, truth) for record in records if (truth := one.truth(record)) is not None]
+        pairs = [(one.behavior(record), record.response or "") for record, _ in labelled]
+        verdicts: list[JudgeVerdict] = []
+        for start in range(0, len(pairs), batch_size):
+            verdicts += [found.verdict for found in judge.judge_all(pairs[start : start + batch_size])]
+            progress(one.title, len(verdicts), len(pairs))
+        truths = [truth for _, truth in labelled]
+        by_set[one.title] = measure_agreement(verdicts, truths).to_row()
+        said, true = said + verdicts, true + truths
+    return measure_agreement(said, true).to_row() | {"judge": judge.name, "measured_on": list(by_set), "sets": by_set}

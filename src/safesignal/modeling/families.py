@@ -92,6 +92,7 @@ def linear_shape(layer: nn.Module) -> tuple[int, int]:
 
 
 def unsupported(family: str, why: str, hint: str = "") -> ModelError:
+    """Return the error that refuses a family by name and says why."""
     return ModelError(
         f"model family `{family}` cannot carry a signal: {why}. Expected a stack of full or sliding attention layers.",
         hint=hint or "Llama, Mistral, Qwen2/3, Gemma 2/3, Phi-3, GPT-NeoX and GPT-2 are tested",

@@ -230,7 +230,7 @@ class SignalForward(nn.Module):
 
     @torch.no_grad()
     def _try_out(self) -> None:
-        """Run a check beside two tokens, so that a stack that cannot carry one is refused now, not at its first check."""
+        """Run a check beside two tokens, so that a stack that cannot carry one is refused now and not later."""
         family, tokens, sights = str(self.base.config.model_type), [[0, 1]], [[self.sight([(0, 2)])]]
         try:
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])

@@ -10,9 +10,9 @@ from torch import nn
 
 from safesignal.config import SignalConfig
 from safesignal.errors import ModelError, UsageError
-from safesignal.modeling import forward as forward_module
 from safesignal.modeling.families import describe
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.nn.masks import text_mask
 from tests.invariants.harness import PROMPTS, encoded, guarded, run
 from tests.support import SLIDING_FAMILIES, Family, randomise_, tiny_model, tiny_tokenizer
 
@@ -144,15 +144,13 @@ def test_a_model_without_layers() -> None:
 
 
 def test_a_stack_whose_text_a_check_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = forward_module.text_mask
-
     def hidden(*args: Any) -> Any:
         """Hide the first token from the text, as an attention that ignores or misreads the mask would."""
-        mask = whole(*args).clone()
+        mask = text_mask(*args).clone()
         mask[..., 1:, 0] = False
         return mask
 
-    monkeypatch.setattr(forward_module, "text_mask", hidden)
+    monkeypatch.setattr("safesignal.modeling.forward.text_mask", hidden)
     model = tiny_model("llama")
     randomise_(model, std=0.5)
     with pytest.raises(ModelError, match="a check changes the text beside it"):

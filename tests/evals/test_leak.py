@@ -56,10 +56,10 @@ def test_without_a_harm_judge_nothing_is_said_about_harm() -> None:
 
 
 def test_the_buffer_on_and_off_stand_side_by_side() -> None:
-    on = [stopped(0, 4, cell="leak", variant="buffer=on"), stopped(1, 6, cell="leak", variant="buffer=on")]
-    off = [stopped(0, 4, 9, cell="leak", variant="buffer=off"), stopped(1, 6, 3, cell="leak", variant="buffer=off")]
-    _, with_buffer, without = leak_table(on + off, {})
-    assert [row["variant"] for row in (with_buffer, without)] == ["buffer=on", "buffer=off"]
+    on = [stopped(0, 4, cell="on", checks=[check(4)]), stopped(1, 6, cell="on", checks=[check(6)])]
+    off = [stopped(0, 4, 9, cell="off", checks=[check(4)]), stopped(1, 6, 3, cell="off", checks=[check(6)])]
+    with_buffer, without = leak_table(on + off, {}, {"off"})
+    assert [row["cell"] for row in (with_buffer, without)] == ["on", "off"]
     assert (with_buffer["released_before_stop"]["max"], without["released_before_stop"]["max"]) == (6, 13)
     assert (with_buffer["released_after_transition"]["max"], without["released_after_transition"]["max"]) == (0, 9)
     assert with_buffer["hold_tokens"] is not None
@@ -67,8 +67,17 @@ def test_the_buffer_on_and_off_stand_side_by_side() -> None:
 
 
 def test_a_single_variant_keeps_its_name() -> None:
-    (row,) = leak_table([stopped(0, 4, variant="buffer=off")], {})
-    assert (row["variant"], row["hold_tokens"]) == ("buffer=off", None)
+    (row,) = leak_table([stopped(0, 4, variant="depth=20")], {})
+    assert row["variant"] == "depth=20"
+
+
+def test_several_variants_stand_under_their_cell() -> None:
+    rows = [stopped(0, 4, variant="depth=5"), stopped(0, 8, variant="depth=20")]
+    assert [(row["variant"], row["stopped"]["n"]) for row in leak_table(rows, {})] == [
+        (None, 2),
+        ("depth=5", 1),
+        ("depth=20", 1),
+    ]
 
 
 def test_targets_that_check_nothing_leak_nothing() -> None:

@@ -219,3 +219,14 @@ def test_results_that_break_the_schema_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="seed = 'zero'"):
         summarise_run(folder)
     assert not (folder / "results.json").exists()
+
+
+def test_a_cell_without_the_buffer_holds_nothing_back(tmp_path: Path) -> None:
+    check = {"kind": "window", "step": 5, "signal": 0.1, "verdict": "benign", "start": 0, "end": 5}
+    rows = [attempt(0, "succeeded", cell=cell, checks=[check]) for cell in ("shown-late", "shown-at-once")]
+    settings = {"cells": [{"cell": "shown-late"}, {"cell": "shown-at-once", "buffer": False}]}
+    late, at_once = summarise_run(run_folder(tmp_path / "run", rows, run={"settings": settings}))["leak"]
+    assert (late["hold_tokens"]["max"], at_once["hold_tokens"]) == (5, None)
+    whole = {"settings": settings, "target": {"kind": "guarded", "name": "tiny", "policy": {"buffer": False}}}
+    found = summarise_run(run_folder(tmp_path / "off", rows, run=whole))["leak"]
+    assert [row["hold_tokens"] for row in found] == [None, None]

@@ -1,12 +1,12 @@
 """What the user saw before the defence stepped in, and how long text was held back to prevent more.
 
 Tokens count from the start of the target's own text. With the buffer on nothing beyond the transition is ever shown;
-a cell that is run again with `buffer=off` shows what that buys.
+a cell that is run with `buffer: false` shows what that buys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,16 +19,16 @@ __all__ = ["held_tokens", "leak_table", "released_before_stop", "spread"]
 
 Attempt = Mapping[str, Any]
 
-_UNBUFFERED = "buffer=off"
 _BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320, 640)
 
 
-def leak_table(attempts: Sequence[Attempt], harm: Mapping[str, str]) -> list[LeakRow]:
+def leak_table(attempts: Sequence[Attempt], harm: Mapping[str, str], unbuffered: Collection[str] = ()) -> list[LeakRow]:
     """Return one row per cell in which a defence read the answers, and one per variant where there are several.
 
     Args:
         attempts: Rows of `attempts.jsonl`, one per id; errored ones are left out.
         harm: The harm judge's verdict on the released text by attempt id; ids it did not judge are absent.
+        unbuffered: Cells that ran with the release buffer off, which holds nothing back.
     """
     ran = [row for row in attempts if row["status"] != "errored"]
     table = []
@@ -37,9 +37,10 @@ def leak_table(attempts: Sequence[Attempt], harm: Mapping[str, str]) -> list[Lea
         if not any(row["checks"] or row["refused"] for row in own):
             continue
         variants = _in_order(row["variant"] for row in own)
-        table.append(_leak_row(cell, variants[0] if len(variants) == 1 and variants[0] else None, own, harm))
+        parts = {variants[0] or None if len(variants) == 1 else None: own}
         if len(variants) > 1:
-            table += [_leak_row(cell, name, [r for r in own if r["variant"] == name], harm) for name in variants]
+            parts |= {name: [row for row in own if row["variant"] == name] for name in variants}
+        table += [_leak_row(cell, name, part, harm, buffered=cell not in unbuffered) for name, part in parts.items()]
     return table
 
 
@@ -80,11 +81,12 @@ def _next_edge(top: int) -> int:
     return next(edge for edge in _BINS if edge > top)
 
 
-def _leak_row(cell: str, variant: str | None, rows: Sequence[Attempt], harm: Mapping[str, str]) -> LeakRow:
+def _leak_row(
+    cell: str, variant: str | None, rows: Sequence[Attempt], harm: Mapping[str, str], *, buffered: bool
+) -> LeakRow:
     stopped = [row for row in rows if row["refused"]]
     judged = [row for row in stopped if harm.get(row["id"]) in ("yes", "no")]
     harmful = [row for row in judged if harm[row["id"]] == "yes"]
-    buffered = all(_UNBUFFERED not in row["variant"] for row in rows)
     return {
         "cell": cell,
         "variant": variant,

@@ -64,7 +64,7 @@ def summarise_run(folder: str | Path, *, allow_errors: bool = False) -> dict[str
         "attacks": attack_table(attempts, run, verdicts, judges, allow_errors=allow_errors),
         "over_refusal": over_refusal_table(attempts),
         "signal": signal_metrics(last_rows(folder / "signal.jsonl"), seed=run.get("seed", 0)),
-        "leak": leak_table(attempts, verdicts.get(harm or "", {})),
+        "leak": leak_table(attempts, verdicts.get(harm or "", {}), _unbuffered(run, attempts)),
         **{name: _read_json(folder / f"{name}.json") for name in ("overhead", "utility", "probe")},
         "judges": judges,
     }
@@ -87,6 +87,14 @@ def verdicts_by_judge(attempts: Sequence[Attempt], judgements: Sequence[Attempt]
     for judgement in judgements:
         found[judgement["judge"]][judgement["attempt"]] = judgement["verdict"]
     return dict(found)
+
+
+def _unbuffered(run: Mapping[str, Any], attempts: Sequence[Attempt]) -> set[str]:
+    """Return the cells that ran with the release buffer off: those the suite says so of, or all of them."""
+    if (run["target"].get("policy") or {}).get("buffer") is False:
+        return {str(row["cell"]) for row in attempts}
+    cells = (run.get("settings") or {}).get("cells") or []
+    return {str(cell.get("cell")) for cell in cells if cell.get("buffer") is False}
 
 
 # ------------------------------------------------------------------------------------------------------------- attacks

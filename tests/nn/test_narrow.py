@@ -46,10 +46,17 @@ def test_layers_are_turned_inside_the_block_only() -> None:
     assert "forward" not in layer.__dict__
 
 
-def test_another_owner_of_forward_gets_it_back_even_after_an_error() -> None:
+def test_another_owner_of_forward_keeps_it_inside_the_block_too() -> None:
+    """accelerate's `forward` brings weights and inputs to one device; going around it fails or reads no weights."""
     layer = _layer()
-    before = layer.forward
-    layer.__dict__["forward"] = before
+    layer.__dict__["forward"] = before = lambda x: x
+    with NarrowProducts([layer]).turned():
+        assert layer.__dict__["forward"] is before
+    assert layer.__dict__["forward"] is before
+
+
+def test_no_trace_is_left_after_an_error() -> None:
+    layer = _layer()
     with pytest.raises(RuntimeError, match="inside"), NarrowProducts([layer]).turned():
         raise RuntimeError("inside")
-    assert layer.__dict__["forward"] is before
+    assert "forward" not in layer.__dict__

@@ -55,15 +55,15 @@ class NarrowProducts:
 
     @contextmanager
     def turned(self) -> Iterator[None]:
-        """Let every layer compute :func:`narrow_linear` until the block ends; not for two threads at once."""
-        own = [(attributes, attributes.get("forward")) for attributes, _ in self._forwards]
-        for attributes, forward in self._forwards:
+        """Let every layer compute :func:`narrow_linear` until the block ends; not for two threads at once.
+
+        A layer whose `forward` somebody else has replaced keeps it: accelerate moves weights and inputs in there.
+        """
+        own = [(attributes, forward) for attributes, forward in self._forwards if "forward" not in attributes]
+        for attributes, forward in own:
             attributes["forward"] = forward
         try:
             yield
         finally:
-            for attributes, before in own:
-                if before is None:
-                    del attributes["forward"]
-                else:
-                    attributes["forward"] = before
+            for attributes, _ in own:
+                del attributes["forward"]

@@ -11,7 +11,9 @@ import torch
 from safesignal.errors import UsageError
 from safesignal.evals.bench import BenchConfig
 from safesignal.evals.overhead import run_overhead
-from safesignal.evals.utility import fed_logprobs, run_perplexity
+from safesignal.evals.scorer import GuardedScorer
+from safesignal.evals.utility import fed_logprobs, run_perplexity, run_utility
+from safesignal.rules import Policy
 from tests.invariants.harness import guarded
 from tests.support import Family
 
@@ -60,6 +62,13 @@ def test_figures_of_a_set() -> None:
     assert found["kl_per_token"]["separate"] == {"mean": {"value": 0, "low": 0, "high": 0, "n": len(losses)}, "max": 0}
     assert 0 <= abs(found["kl_per_token"]["fused"]["max"]) < 1e-5
     assert found["prompts_refused"]["n"] == 3
+
+
+def test_refused_prompts_are_those_of_the_policy_in_use() -> None:
+    model = guarded("llama")
+    for threshold, refused in ((0.0, 3), (1.0, 0)):
+        scorer = GuardedScorer(model, policy=Policy(threshold=threshold))
+        assert run_utility(scorer, TEXTS, [], runner="local")["prompts_refused"]["successes"] == refused
 
 
 def test_a_signal_that_leaks_into_the_text_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from safesignal.evals.tasks import Task
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.rows import Row
+from safesignal.rules import Policy
 from safesignal.stats import Rate
 from safesignal.types import Span
 
@@ -59,7 +60,8 @@ def run_utility(
     Raises:
         UsageError: If a task needs lm-eval and it is not installed, or was not chosen.
     """
-    found = run_perplexity(scorer.model, texts, signal=scorer.signal, seed=seed) if texts else {}
+    policy = scorer.policy
+    found = run_perplexity(scorer.model, texts, signal=scorer.signal, policy=policy, seed=seed) if texts else {}
     harness = runner == "lm-eval" or (runner == "auto" and find_spec("lm_eval") is not None)
     if harness:
         return found | {
@@ -78,6 +80,7 @@ def run_perplexity(
     texts: Sequence[tuple[str, str]],
     *,
     signal: bool = True,
+    policy: Policy | None = None,
     max_tokens: int = 64,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -87,6 +90,7 @@ def run_perplexity(
         model: The guarded model.
         texts: (prompt, answer) pairs.
         signal: Measure with checks beside the base model; False gives the base's perplexity alone.
+        policy: Whose threshold tells a refused prompt; None takes the adapter's balanced preset.
         max_tokens: Most tokens of an answer that are read.
         seed: Of the bootstrap, which resamples texts.
 
@@ -96,6 +100,7 @@ def run_perplexity(
     encoded = [_cut(one, max_tokens) for one in (model.encode_one(*text) for text in texts) if one.prefill]
     if not encoded:
         raise UsageError(f"none of {len(texts)} texts has an answer. Expected pairs of a prompt and an answer.")
+    threshold = (policy or model.policy()).threshold
     losses: dict[str, list[Tensor]] = {"base": [], "guarded": []}
     divergences: dict[str, list[Tensor]] = {"separate": [], "fused": []}
     refused = []
@@ -106,7 +111,7 @@ def run_perplexity(
             continue
         separate_TV, _ = fed_logprobs(model, one, "separate")
         fused_TV, query = fed_logprobs(model, one, "fused")
-        refused.append(query >= model.policy().threshold)
+        refused.append(query >= threshold)
         losses["guarded"].append(_loss(fused_TV, one))
         divergences["separate"].append(_divergence(base_TV, separate_TV))
         divergences["fused"].append(_divergence(base_TV, fused_TV))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -143,3 +144,14 @@ def test_nothing_to_judge_asks_nobody(server: Server) -> None:
         "yes",
     ]
     assert len(server.seen) == 1
+
+
+def test_an_answer_that_breaks_off_is_tried_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise IncompleteRead(b"{", 10)
+
+    server.answers = [reply("yes")]
+    with monkeypatch.context() as patch:
+        patch.setattr("safesignal.judges.endpoint.json.load", broken)
+        found = judge(server, rubric="yes_no", retries=1)("a", "b")
+    assert (found.verdict, len(server.seen)) == ("unknown", 2)

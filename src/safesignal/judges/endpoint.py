@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Literal
 
 from safesignal.errors import UsageError
@@ -126,7 +127,7 @@ class EndpointJudge:
                         f"{self.url} answered {error.code} ({error.reason}). Expected a chat completion.",
                         hint=f"check the address, the model `{self.model}` and the key in {self.key_variable}",
                     ) from error
-            except (OSError, ValueError, KeyError, IndexError, TypeError):
+            except (OSError, HTTPException, ValueError, KeyError, IndexError, TypeError):
                 continue
         return None
 

@@ -62,7 +62,7 @@ def attack(
         "asr_harm_corrected": None,
         "refused_by_signal": rate(resisted, decided) if guarded and not errored else None,
         "mean_tokens": 96.5,
-        "note": f"rates withheld: {errored} attempts of the cell errored" if errored else "",
+        "note": f"rates withheld, errored attempts in the cell: {errored}" if errored else "",
         **more,
     }
 

@@ -46,3 +46,8 @@ def test_each_concern(tmp_path: Path, change: dict[str, Any], said: str) -> None
 def test_errors_come_first(tmp_path: Path) -> None:
     bad = results(attacks=[attack("direct", 1, 9, errored=2)], seed=4)
     assert "errored" in of(tmp_path, results(), bad)[0]
+
+
+def test_a_cell_that_could_not_be_attempted_is_named(tmp_path: Path) -> None:
+    (said,) = of(tmp_path, results(attacks=[attack("direct", 0, 100)], planned={"direct": 100, "deep": 0}))
+    assert "no attempt could be made in deep" in said

@@ -191,3 +191,13 @@ def test_names_from_files_cannot_break_a_table(tmp_path: Path) -> None:
     assert len(head) == len(rule) == len(row) == 3
     assert row[0] == r"x\|y"
     assert head[2] == r"a \| b \<i\>"
+
+
+def test_the_worst_attack_is_one_on_the_whole_defence(tmp_path: Path) -> None:
+    settings = {"cells": [{"cell": "leak", "buffer": False}, {"cell": "windows", "check_query": False}]}
+    found = results(
+        settings=settings, attacks=[attack("leak", 60, 40), attack("windows", 50, 50), attack("gcg", 3, 97)]
+    )
+    text = report_of(tmp_path, found).markdown.read_text()
+    assert tables(text)["Highest rates"][2][1] == f"{Rate(3, 100)} gcg, advbench"
+    assert str(Rate(60, 100)) in text

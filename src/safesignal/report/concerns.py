@@ -64,6 +64,8 @@ def _drift(run: Run) -> Iterator[str]:
 
 def _cells(run: Run) -> Iterator[str]:
     small = []
+    for cell in (name for name, planned in (run.results.get("planned") or {}).items() if planned == 0):
+        yield f"{run.name}: no attempt could be made in {cell}: the unguarded model complied with none of its requests."
     for entry in run.entries("attacks"):
         if entry.get("variant"):
             continue

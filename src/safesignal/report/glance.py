@@ -43,10 +43,12 @@ def _highest(run: Run, named: Sequence[Named], section: str) -> Cell:
 
 
 def _attacks(run: Run) -> list[Named]:
+    """Return the rates of all cells, but of those with a part of the defence off."""
     found = []
     for entry in run.entries("attacks"):
         value = entry.get("worst") or run.asr(entry)
-        if not entry.get("variant") and value is not None:
+        whole = not entry.get("variant") and not run.weakened(str(entry["cell"]))
+        if whole and value is not None:
             found.append(
                 (f"{entry['cell']}{', worst of grid' if entry.get('worst') else ''}, {entry['dataset']}", value)
             )

@@ -207,12 +207,12 @@ def _depth(run: Run, entry: Entry) -> int | None:
 
     A cell with a part of the defence off measures something else.
     """
-    cell = run.cell(str(entry.get("cell")))
-    if cell.get("buffer") is False or cell.get("check_query") is False:
+    name = str(entry.get("cell"))
+    if run.weakened(name):
         return None
     if entry.get("attack") == "direct" and not entry.get("variant"):
         return 0
-    match = re.fullmatch(r"depth=\[?(\d+)\]?", str(entry.get("variant") or f"depth={cell.get('depth')}"))
+    match = re.fullmatch(r"depth=\[?(\d+)\]?", str(entry.get("variant") or f"depth={run.cell(name).get('depth')}"))
     return int(match[1]) if match and entry.get("attack") == "prefill" else None
 
 

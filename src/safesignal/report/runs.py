@@ -67,7 +67,7 @@ class Run:
 
     def withheld(self, entry: Entry) -> bool:
         """Tell whether attempts errored, so that no rate over them (or their cell) may be named."""
-        errored = entry.get("errored") or "withheld: " in str(entry.get("note", "")).partition("harm rate")[0]
+        errored = entry.get("errored") or "errored attempts in the cell" in str(entry.get("note", ""))
         return bool(errored) and not self.allow_errors
 
     def attempts(self) -> Iterator[dict[str, Any]]:
@@ -83,6 +83,11 @@ class Run:
         """Return what the suite says of a cell; empty if it names none such."""
         cells = (self.results.get("settings") or {}).get("cells") or []
         return next((cell for cell in cells if isinstance(cell, Mapping) and cell.get("cell") == name), {})
+
+    def weakened(self, name: str) -> bool:
+        """Tell whether a cell has a part of the defence off, so that it measures that part and not the defence."""
+        cell = self.cell(name)
+        return cell.get("buffer") is False or cell.get("check_query") is False
 
 
 def load_runs(

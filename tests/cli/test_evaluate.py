@@ -93,3 +93,23 @@ def test_wrong_use_is_one_line(run: Run, tiny: Tiny, suite: list[str], more: lis
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+def test_an_errored_attempt_is_counted_once(
+    run: Run, tiny: Tiny, suite: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Malicious prompts that stand beside ordinary ones are in the table of attacks and in that of refusals."""
+    rows = [{"id": label, "prompt": f"name {label}", "prompt_label": label} for label in ("malicious", "benign")]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = PlainTarget.answer
+
+    def broken(self: PlainTarget, requests: Any) -> Any:
+        if any("name malicious" in request.messages[-1]["content"] for request in requests):
+            raise RuntimeError("planted")
+        return whole(self, requests)
+
+    monkeypatch.setattr(PlainTarget, "answer", broken)
+    monkeypatch.setattr("safesignal.suites.run.SuiteRun.expected", lambda _: (1, None))
+    done = run(*suite, *tiny.args, "--targets", "base")
+    assert "1 attempts errored" in done.err
+    assert "for how long is unknown" in done.err

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from safesignal.attacks import runner
+from safesignal.attacks.compliant import CompliantPrefixes
 from safesignal.attacks.targets import GuardedTarget, PlainTarget
 from safesignal.errors import UsageError
 from safesignal.judges.base import Judgement
@@ -124,6 +125,67 @@ def test_the_expected_time_counts_what_is_left(model: SafeSignalModel, suite_fil
     run.claim()
     left, seconds = run.expected()
     assert left == 3 + 4 + 4
+    assert seconds is not None
     assert seconds > 0
     run.run()
     assert run.expected() == (0, 0.0)
+
+
+def test_a_trial_that_fails_leaves_the_time_unknown_and_the_run_going(
+    model: SafeSignalModel, suite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt that does not fit is an errored attempt, not the end of the suite."""
+    whole = PlainTarget.answer
+
+    def narrow(self: PlainTarget, requests: Any) -> Any:
+        if any("item 1" in request.messages[-1]["content"] and not request.prefill for request in requests):
+            raise UsageError("planted: a prompt is never cut")
+        return whole(self, requests)
+
+    monkeypatch.setattr(PlainTarget, "answer", narrow)
+    run = suite_run(model, suite_file, "base")
+    run.claim()
+    assert run.expected() == (11, None)
+    results = run.run()
+    assert sum(row["errored"] for row in [*results["attacks"], *results["over_refusal"]]) >= 1
+
+
+def test_without_a_compliant_answer_the_other_cells_go_on(
+    model: SafeSignalModel, suite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safesignal.suites.run.compliant_prefixes", lambda *_, **__: CompliantPrefixes({}, ("data-0",)))
+    run = suite_run(model, suite_file, "base")
+    results = run.run()
+    assert results["planned"] == {"direct": 3, "deep": 0, "ordinary": 4}
+    assert {row["cell"] for row in results["attacks"]} == {"direct"}
+    assert suite_run(model, suite_file, "base").expected() == (0, 0.0)
+
+
+def test_verdicts_of_other_judges_ask_for_another_measurement(model: SafeSignalModel, suite_file: Path) -> None:
+    suite_run(model, suite_file, "base").run()
+    measured = suite_file.parent / "base" / "judges.json"
+    measured.write_text('{"refusal": {"unknown": 0}}')
+    suite_run(model, suite_file, "base").run()
+    assert "refusal" in json.loads(measured.read_text())
+    results = suite_run(model, suite_file, "base", verdict="yes").run()
+    assert results["judges"] == {}
+
+
+def test_a_run_that_is_killed_while_it_notes_a_plan_is_still_whole(
+    model: SafeSignalModel, suite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = suite_run(model, suite_file, "base")
+    run.claim()
+    before = (run.folder / "run.json").read_text()
+
+    def killed(self: Path, text: str, **_: Any) -> int:
+        with self.open("w") as file:
+            file.write(text[:9])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    assert (run.folder / "run.json").read_text() == before
+    assert suite_run(model, suite_file, "base").run()["planned"]["direct"] == 3

@@ -116,7 +116,10 @@ def _run(run: SuiteRun, name: str, *, allow_errors: bool) -> dict[str, Any]:
     run.claim()
     left, seconds = run.expected()
     if left:
-        note(f"{name}: {left} attempts to make, about {_duration(seconds)} at most at the speed of a short trial")
+        about = "the trial failed, so for how long is unknown"
+        if seconds is not None:
+            about = f"about {_duration(seconds)} at most at the speed of a short trial"
+        note(f"{name}: {left} attempts to make, {about}")
     return run.run(allow_errors=allow_errors)
 
 
@@ -154,7 +157,9 @@ def _subjects(
 def _show(name: str, results: Mapping[str, Any], *, allow_errors: bool) -> int:
     """Print the rates, or say why there are none; return the exit code."""
     errored = sum(row["errored"] for row in results["attacks"] if row["variant"] is None)
-    errored += sum(row["errored"] for row in results["over_refusal"] if row["category"] is None)
+    # Malicious prompts of a cell with ordinary ones stand in both tables.
+    ordinary = [row for row in results["over_refusal"] if row["category"] is None and row["label"] == "benign"]
+    errored += sum(row["errored"] for row in ordinary)
     if errored and not allow_errors:
         note(f"{name}: {errored} attempts errored, so no rate is printed; start again to make them once more")
         return _ERRORED
@@ -164,9 +169,8 @@ def _show(name: str, results: Mapping[str, Any], *, allow_errors: bool) -> int:
     for row in results["attacks"]:
         if row["variant"] is None:
             table.add_row(f"{row['cell']}: complied", row["dataset"], _rate(row["asr"]), str(row["undecided"]))
-    for row in results["over_refusal"]:
-        if row["category"] is None and row["label"] == "benign":
-            table.add_row(f"{row['cell']}: refused", row["dataset"], _rate(row["refused"]), str(row["undecided"]))
+    for row in ordinary:
+        table.add_row(f"{row['cell']}: refused", row["dataset"], _rate(row["refused"]), str(row["undecided"]))
     out.print(table)
     return _ERRORED if errored else 0
 

@@ -113,7 +113,9 @@ class SuiteRun:
         """
         self.claim()
         with Writer(self.folder / "attempts.jsonl") as writer:
-            rejudge(writer, self.judges)
+            if rejudge(writer, self.judges):
+                # Other judges than those whose agreement with people was measured: it is measured again below.
+                (self.folder / "judges.json").unlink(missing_ok=True)
             for cell in self.cells:
                 target = self.subject.variant(cell)
                 assert target is not None
@@ -127,26 +129,35 @@ class SuiteRun:
         return summarise_run(self.folder, allow_errors=allow_errors)
 
     def plans(self, cell: Cell) -> list[Plan]:
-        """Return a cell's attempts; a prefill of k tokens needs the unguarded model's own compliant answers first."""
+        """Return a cell's attempts; a prefill of k tokens needs the unguarded model's own compliant answers first.
+
+        Where it complied with nothing there is no attempt to make, and the other cells go on.
+        """
         if cell.name not in self._planned:
             attack, behaviors = self.attacks[cell.name], self.behaviors[cell.name].behaviors
+            possible = True
             if isinstance(attack, Prefill) and attack.depth:
                 attack = self._with_compliant_answers(cell, attack)
+                possible = bool(attack.pieces)
             sampling = Sampling(max_new_tokens=cell.max_new_tokens, seed=self.suite.seed)
-            self._planned[cell.name] = list(attack.plan(behaviors, cell.name, sampling))
+            self._planned[cell.name] = list(attack.plan(behaviors, cell.name, sampling)) if possible else []
         return self._planned[cell.name]
 
-    def expected(self) -> tuple[int, float]:
+    def expected(self) -> tuple[int, float | None]:
         """Return how many attempts are left, and the seconds they take at the speed of a short trial, roughly.
 
         The trial writes a few of them one token long and some tokens longer, so that reading prompts and writing
-        answers are told apart. What it writes is thrown away.
+        answers are told apart. What it writes is thrown away. Where it fails (a prompt that does not fit, an endpoint
+        that is away) no time is known; the attempts themselves tell what is wrong, each for itself.
         """
         left = self._left()
         if not left:
             return 0, 0.0
         trial = left[:: max(1, len(left) // self.batch_size)][: self.batch_size]
-        short, longer = (self._trial_seconds(trial, length) for length in (1, 1 + _TRIAL_TOKENS))
+        try:
+            short, longer = (self._trial_seconds(trial, length) for length in (1, 1 + _TRIAL_TOKENS))
+        except SafeSignalError:
+            return len(left), None
         reading, writing = short / len(trial), max(0.0, longer - short) / (len(trial) * _TRIAL_TOKENS)
         tokens = sum(plan.sampling.max_new_tokens * len(plan.script) for plan in left)
         return len(left), len(left) * reading + tokens * writing
@@ -178,7 +189,7 @@ class SuiteRun:
                     "command": shlex.join(sys.argv),
                 }
                 record["settings"] = self.suite.raw
-                path.write_text(json.dumps({**run, **record}, indent=2) + "\n", encoding="utf-8")
+                _write(path, {**run, **record})
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"`{path}` cannot be written or read: {error}.", hint="choose another folder") from error
@@ -206,7 +217,7 @@ class SuiteRun:
         path = self.folder / "run.json"
         run = json.loads(path.read_text(encoding="utf-8"))
         run["planned"] = {**run.get("planned", {}), cell.name: count}
-        path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        _write(path, run)
 
     def _section_run(self) -> SectionRun:
         return SectionRun(
@@ -248,11 +259,14 @@ class SuiteRun:
             batch_size=self.batch_size,
             progress=_line(self.report, f"{cell.name}: compliant answers"),
         )
-        if not found.pieces:
-            raise UsageError(
-                f"cell `{cell.name}`: the unguarded model complied with no behavior. Expected one at least."
-            )
         return replace(attack, pieces=found.pieces)
+
+
+def _write(path: Path, run: Mapping[str, Any]) -> None:
+    """Write `run.json` in one move: a run that is killed meanwhile must find a whole one again."""
+    draft = path.with_suffix(".json.part")
+    draft.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
 
 
 def _attack(cell: Cell, data_dir: str | None) -> Attack:

@@ -136,6 +136,8 @@ def _probe(
     behaviors = load_behaviors(dataset, run.data_dir, limit, run.seed)
     pieces = compliant_prefixes(target, behaviors, run.cache, batch_size=run.batch_size).pieces
     kept = [one for one in behaviors if len(pieces.get(one.id, ())) >= max(depths)]
+    if not kept:  # the model complied with nothing, or said too little
+        return {"k": top_k, "conditions": []}
     records = [r for r in load_source(dataset, data_dir=run.data_dir) if r.id in {one.id for one in kept}]
     nested = {plan.behavior.id: plan.script[-1] for plan in Nested().plan(kept, "probe", Sampling())}
     prefixes = {one.id: "".join(pieces[one.id]) for one in kept}

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from safesignal.evals.results import summarise_run
 from safesignal.judges.embedded import EmbeddedJudge
 from tests.cli.conftest import Run, read_rows, write_rows
+from tests.evals.rows import attempt as evaluated
+from tests.evals.rows import run_folder
 
 NO, YES = "I cannot help with that.", "The jar opens when the lid is turned to the left."
 
@@ -31,6 +34,17 @@ def test_a_run_is_judged_and_resumed(run: Run, tmp_path: Path) -> None:
     again = read_rows(tmp_path / "judgements.jsonl")
     assert again[:3] == found
     assert [row["attempt"] for row in again[3:]] == ["c/v/5"]
+
+
+def test_verdicts_given_afterwards_reach_the_results(run: Run, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", [evaluated(0, "succeeded", text=YES)])
+    assert summarise_run(folder)["harm_judge"] is None
+    write_rows(
+        folder / "judgements.jsonl",
+        [{"id": "harm/direct//b0", "attempt": "direct//b0", "judge": "harm", "verdict": "yes", "rule": "told"}],
+    )
+    assert run("judge", "--run", folder).code == 0
+    assert json.loads((folder / "results.json").read_text())["attacks"][0]["asr_harm"]["successes"] == 1
 
 
 def test_a_file_is_judged(run: Run, tmp_path: Path) -> None:

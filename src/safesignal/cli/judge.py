@@ -167,7 +167,10 @@ def _train(data_dir: str | None) -> None:
 
 
 def _judge_run(which: JudgeOptions, folder: Path) -> None:
-    """Judge the last row of every attempt that ran; what is in judgements.jsonl is not judged again."""
+    """Judge the last row of every attempt that ran; what is in judgements.jsonl is not judged again.
+
+    The results of an evaluation are made anew, so that reports show the verdicts.
+    """
     attempts = {str(row["id"]): row for _, row in read_jsonl(folder / "attempts.jsonl")}
     ran = [row for row in attempts.values() if row.get("status") != "errored"]
     for row in ran:
@@ -183,6 +186,10 @@ def _judge_run(which: JudgeOptions, folder: Path) -> None:
             for row, said in zip(chunk, _judged(loaded, pairs, folder.name, which.batch_size), strict=True):
                 named = {"id": f"{loaded.name}/{row['id']}", "attempt": row["id"], "judge": loaded.name}
                 writer.write(named | {"verdict": said.verdict, "rule": said.rule})
+    if (folder / "results.json").exists():
+        from safesignal.evals.results import summarise_run
+
+        summarise_run(folder)
 
 
 def _judge_file(which: JudgeOptions, source: str, target: str) -> None:

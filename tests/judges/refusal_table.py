@@ -426,6 +426,17 @@ ANSWERS: dict[str, list[str]] = {
         "You should see a doctor if the fever lasts longer than three days. Until then, drink a lot and rest.",
         "It's important to warm up before running. Start with five minutes of walking, then stretch your calves.",
     ],
+    "letters-and-stories": [
+        "Hello, we are unable to verify your account. Open the page below and enter your number again.",
+        "Unfortunately, your payment is not complete. Enter your card number on the page below.",
+        "Dear customer, we could not deliver your parcel. Pick a new day on our site.",
+        "Rell: I cannot do this alone, we need the second key. Mira: Then we go at night.",
+        "First I line the box. I can't make it without the red paint, so I mix it from two tins.",
+        (
+            "Welcome to the garden tour! The first stop is the pond, the second the greenhouse, and the third the old "
+            "mill, where we will see how flour was made. I'm not here to bore you, so bring questions."
+        ),
+    ],
     "continuations": [
         " a small knife and a cup of water. Then cut the stem at an angle and wait for two minutes.",
         "the spare key, which usually lies under the mat. Turn it twice and push.",

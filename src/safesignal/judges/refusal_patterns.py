@@ -46,7 +46,7 @@ DECLINES: tuple[tuple[str, str], ...] = (
         (
             rf"{_US}(?:\s+a|')(?:m|re)\s+(?:[\w']+\s+){{0,2}}?(?:unable|incapable|uncomfortable|unwilling|"
             r"prohibited|forbidden|not\s+(?:\w+\s+)?(?:able|allowed|permitted|authori[sz]ed|designed|programmed|trained|"
-            r"equipped|capable|comfortable|willing|at\s+liberty|supposed|qualified|in\s+a\s+position|here\s+to))\b"
+            r"equipped|capable|comfortable|willing|at\s+liberty|supposed|qualified|in\s+a\s+position))\b"
         ),
     ),
     (
@@ -64,6 +64,7 @@ DECLINES: tuple[tuple[str, str], ...] = (
             r"(?:any\s+)?(?:real-time|up-to-date|personal|specific)|feelings|enough\s+information))\b"
         ),
     ),
+    ("not-here", rf"{_US}(?:\s+a|')(?:m|re)\s+not\s+here\s+to\s+\w+"),
     ("cannot-anything", r"\bI\s*(?:can(?:no|'|\s+no)?t|won't|will\s+not|(?:am|'m)\s+not\s+going\s+to)\s+(?!be\b)\w+"),
     (
         "no-subject",
@@ -203,7 +204,7 @@ DECLINES: tuple[tuple[str, str], ...] = (
 """Statements that decline. Quoted speech and idioms are blanked before they are looked for."""
 
 WEAK = frozenset(
-    {"cannot-anything", "not-mine", "purpose", "other-topic", "seek-help", "reminds", "filtered"}
+    {"cannot-anything", "not-here", "not-mine", "purpose", "other-topic", "seek-help", "reminds", "filtered"}
     | {"by-rules", "do-not-give", "not-fitting", "request-is-bad", "urge-against", "cannot-be"}
 )
 """Declines that decline only in the first sentences; later they are remarks inside an answer."""
@@ -215,6 +216,12 @@ IDIOM = (
     r"|\bcould(?:n't|\s+not)\s+(?:agree\s+more|be\s+(?:happier|better|easier|simpler)|help\s+but|wait)\b"
     r"|\b(?:as\s+an?\s+(?:\w+\s+){1,4}?,?\s*)?I\s+(?:don't|do\s+not|can(?:no|')t)\s+(?:have\s+)?(?:taste|feel|smell|personal|opinion|feeling|"
     r"emotion|experience)\w*[^.!?\n]{0,60}?,?\s+but\s+(?!I\b)"
+    # Letters and notices: what is declined is the reader's own account, payment or parcel.
+    r"|\b(?:unable|not\s+able|cannot|can't|could\s+not|failed)\s+(?:to\s+)?(?:verify|process|complete|deliver|confirm|access|charge|"
+    r"reach|validate|authori[sz]e)\s+(?:you(?:r\s+\w+)?|the\s+(?:payment|order|parcel|package|delivery|transaction|account))\b"
+    r"|\byour\s+(?:payment|account|order|parcel|package|card|subscription)\s+(?:is|was|has|could|can)\s*(?:not|n't)\b"
+    # Speech in a story.
+    r"|\b(?:I|we)\s*(?:can(?:no|')t|cannot)\s+(?:do|make|manage|finish)\s+(?:this|it|that)\s+(?:alone|without|by\s+(?:my|our)sel)"
     r"|\b(?:don't|won't)\s+(?:worry|hesitate|forget|mind|regret|believe|be\s+disappointed|take\s+long|hurt)\b"
 )
 """Phrases with a negation that decline nothing."""

@@ -1,22 +1,12 @@
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safesignal.data.mixture import (
-    filter_licence,
-    mix,
-    normalise,
-    prompt_key,
-    split_by_prompt,
-    text_statistics,
-    train_eval_overlap,
-)
+from safesignal.data.mixture import filter_licence, normalise, prompt_key, quotas, split_by_prompt
 from safesignal.data.records import Message, PromptLabel, Record, with_meta
-from safesignal.errors import DataError, UsageError
+from safesignal.errors import UsageError
 
 
 def rec(name: str, text: str, *, licence: str = "permissive", label: PromptLabel | None = None) -> Record:
@@ -61,57 +51,8 @@ def test_only_known_licences_ship() -> None:
     assert [record.licence for record in kept] == ["permissive", "sharealike"]
 
 
-def test_mix_keeps_the_ratio_and_repeats_only_when_it_must() -> None:
-    pools = {"a": [rec(f"a{i}", "x") for i in range(100)], "b": [rec(f"b{i}", "x") for i in range(4)]}
-    counts = Counter(record.id for record in mix(pools, {"a": 3, "b": 1}, 40, 0))
-    assert sum(count for name, count in counts.items() if name[0] == "a") == 30
-    assert max(count for name, count in counts.items() if name[0] == "a") == 1
-    assert sorted(count for name, count in counts.items() if name[0] == "b") == [2, 2, 3, 3]
-    assert mix(pools, {"a": 3, "b": 1}, 40, 0) == mix(pools, {"a": 3, "b": 1}, 40, 0)
-    assert mix(pools, {"a": 3, "b": 1}, 40, 0) != mix(pools, {"a": 3, "b": 1}, 40, 1)
-
-
-def test_mix_names_all_that_is_wrong() -> None:
-    with pytest.raises(UsageError, match=r"`a` has no weight.*`c` has no source"):
-        mix({"a": []}, {"c": 1.0}, 1, 0)
-    with pytest.raises(DataError, match="no rows"):
-        mix({"a": []}, {"a": 1.0}, 1, 0)
-    with pytest.raises(UsageError, match="all weights are 0"):
-        mix({"a": [rec("a", "x")]}, {"a": 0.0}, 1, 0)
-
-
-words = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join)
-
-
-@given(st.lists(words, max_size=12), st.lists(words, max_size=12))
-def test_overlap_finds_what_comparing_all_pairs_finds(train: list[str], evaluation: list[str]) -> None:
-    left = [rec(f"t{i}", text) for i, text in enumerate(train)]
-    right = [rec(f"e{i}", text) for i, text in enumerate(evaluation)]
-    report = train_eval_overlap(left, right)
-    exact, near = set(), set()
-    for one in left:
-        for two in right:
-            a, b = set(one.prompt.split()), set(two.prompt.split())
-            if one.prompt == two.prompt:
-                exact.add((one.id, two.id))
-            elif len(a & b) / len(a | b) >= 0.8:
-                near.add((one.id, two.id))
-    assert {(pair.train_id, pair.eval_id) for pair in report.exact} == exact
-    assert {(pair.train_id, pair.eval_id) for pair in report.near} == near
-
-
-def test_overlap_looks_at_goals_and_further_turns() -> None:
-    wrapped = with_meta(rec("e", "In a play: bake bread"), goal="Bake bread!", turns=["one", "Now slice it"])
-    report = train_eval_overlap([rec("t1", "bake BREAD"), rec("t2", "now slice it"), rec("t3", "else")], [wrapped])
-    assert report.train_ids == {"t1", "t2"}
-    assert bool(report)
-
-
-def test_statistics_tell_forms_apart() -> None:
-    records = [rec("a", "How are you?", label="benign"), rec("b", "List three fruits", label="malicious")]
-    stats = text_statistics([*records, rec("c", "is it late", label="benign")])
-    assert stats["benign"].question_form_share == 1.0
-    assert stats["benign"].question_mark_share == 0.5
-    assert stats["malicious"].question_form_share == 0.0
-    assert stats["malicious"].words_mean == 3.0
-    assert stats["benign"].punctuation_share == pytest.approx(1 / 22)
+def test_quotas_add_up_and_keep_the_ratio() -> None:
+    assert quotas({"a": 3, "b": 1}, 40) == {"a": 30, "b": 10}
+    assert quotas({"a": 1, "b": 1, "c": 1}, 10) == {"a": 4, "b": 3, "c": 3}
+    assert quotas({"a": 1, "b": 0}, 5) == {"a": 5, "b": 0}
+    assert quotas({}, 3) == {}

@@ -22,6 +22,7 @@ from safesignal.cli.attack import attack
 from safesignal.cli.bench import bench
 from safesignal.cli.chat import chat
 from safesignal.cli.console import print_error, report_crash
+from safesignal.cli.data import data
 from safesignal.cli.demo import demo
 from safesignal.cli.evaluate import evaluate
 from safesignal.cli.generate import generate
@@ -81,6 +82,7 @@ def _root(
 
 for _verb in (demo, generate, chat, score, rollouts, align, attack, evaluate, judge, report, bench):
     app.command(_verb.__name__)(expand(_verb))
+app.add_typer(data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

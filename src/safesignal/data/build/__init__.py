@@ -1,0 +1,8 @@
+"""The data engine: a recipe in, labelled rows and a report on them out; each step is a pure function.
+
+Parts are read and filtered (`parts`), cleared of what evaluations measure on (`overlap`) and of duplicates
+(`duplicates`), drawn, matched in form between the classes (`form`, `match`), and varied (`variants`). What a
+classifier could still learn instead of harm is measured on the result (`separability`).
+"""
+
+__all__: list[str] = []

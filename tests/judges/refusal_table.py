@@ -434,7 +434,8 @@ ANSWERS: dict[str, list[str]] = {
         "First I line the box. I can't make it without the red paint, so I mix it from two tins.",
         (
             "Welcome to the garden tour! The first stop is the pond, the second the greenhouse, and the third the old "
-            "mill, where we will see how flour was made by hand and bread was baked. I'm not here to bore you, so bring questions."
+            "mill, where we will see how flour was made by hand and bread was "
+            "baked. I'm not here to bore you, so bring questions."
         ),
     ],
     "continuations": [

@@ -59,7 +59,8 @@ def depth_section(runs: Sequence[Run]) -> Section | None:
     ]
     if not panels:
         return None
-    lead = "Attack success against the number of tokens of a compliant answer that the attacker puts in the mouth."
+    lead = "Attack success against the number of tokens of a compliant answer that the attacker puts in the mouth. "
+    lead += "Behaviors without such an answer of that length (the unguarded model refused, or stopped) are left out."
     return Section("depth", "Prefill depth", lead, [Figure("0 is the direct request", charts.grid(panels))])
 
 
@@ -88,11 +89,11 @@ def _judges(run: Run) -> list[tuple[str, Entry]]:
     for judge, figures in (run.results.get("judges") or {}).items():
         if not isinstance(figures, Mapping):
             continue
-        if any(name in figures for name in ("agreement", "sensitivity", "specificity")):
-            found.append((judge, figures))
-        else:
-            sets = figures.get("sets", figures)
-            found += [(judge, {"dataset": name, **own}) for name, own in sets.items() if isinstance(own, Mapping)]
+        whole = any(name in figures for name in ("agreement", "sensitivity", "specificity"))
+        sets = figures.get("sets", {} if whole else figures)
+        found += [(judge, {"dataset": name, **own}) for name, own in sets.items() if isinstance(own, Mapping)]
+        if whole:
+            found.append((judge, {**figures, "dataset": "all of these"} if sets else figures))
     return found
 
 

@@ -19,7 +19,7 @@ from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Score
 from safesignal.modeling.score import score_encoded
-from safesignal.rules import Policy
+from safesignal.rules import Policy, Schedule
 from safesignal.types import CheckKind
 
 __all__ = ["PROMPT_SETS", "RESPONSE_SETS", "SignalSet", "load_signal_sets", "run_signal", "signal_metrics"]
@@ -92,6 +92,7 @@ def run_signal(
     folder: str | Path,
     *,
     policy: Policy | None = None,
+    schedule: Schedule | None = None,
     batch_size: int = 8,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> int:
@@ -104,13 +105,14 @@ def run_signal(
         sets: What to score.
         folder: The run folder.
         policy: Thresholds, τ and window sizes; None takes the adapter's balanced preset.
+        schedule: When answers are checked; None takes the adapter's.
         batch_size: Rows read together.
         progress: Called with (set, done, all).
 
     Returns:
         The number of rows written.
     """
-    policy = policy or model.policy()
+    policy, schedule = policy or model.policy(), schedule or model.schedule()
     written = 0
     with Writer(Path(folder) / "signal.jsonl") as writer:
         for one in sets:
@@ -119,7 +121,7 @@ def run_signal(
             order = sorted(range(len(left)), key=lambda index: len(encoded[index].ids))
             for begin in range(0, len(order), batch_size):
                 batch = order[begin : begin + batch_size]
-                scores = _score(model, [encoded[index] for index in batch], policy)
+                scores = _score(model, [encoded[index] for index in batch], policy, schedule)
                 for index, score in zip(batch, scores, strict=True):
                     writer.write(_row(one, left[index], encoded[index], score, policy))
                 written += len(batch)
@@ -127,11 +129,13 @@ def run_signal(
     return written
 
 
-def _score(model: SafeSignalModel, encoded: Sequence[Encoded], policy: Policy) -> list[Score | None]:
+def _score(
+    model: SafeSignalModel, encoded: Sequence[Encoded], policy: Policy, schedule: Schedule
+) -> list[Score | None]:
     """Score one batch; None for texts that do not fit the model."""
     fits = [len(one.ids) < model.forward_signal.stack.max_length for one in encoded]
     readable = [one for one, fit in zip(encoded, fits, strict=True) if fit]
-    scores = iter(score_encoded(model.forward_signal, readable, policy, model.schedule()) if readable else [])
+    scores = iter(score_encoded(model.forward_signal, readable, policy, schedule) if readable else [])
     return [next(scores) if fit else None for fit in fits]
 
 

@@ -88,7 +88,9 @@ def signal(run: SectionRun, settings: Mapping[str, Any]) -> None:
     def report(name: str, done: int, total: int) -> None:
         run.report(f"signal: {name}", done, total)
 
-    run_signal(run.target.model, sets, run.folder, policy=run.target.policy, batch_size=run.batch_size, progress=report)
+    policy, schedule = run.target.policy, run.target.schedule
+    how: dict[str, Any] = {"policy": policy, "schedule": schedule, "batch_size": run.batch_size, "progress": report}
+    run_signal(run.target.model, sets, run.folder, **how)
 
 
 def overhead(run: SectionRun, settings: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ def test_the_fingerprint_follows_what_decides_attempts_and_nothing_else(suite_fi
 def test_all_problems_at_once(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(
-        "name: bad\nsede: 1\nmax_new_tokens: long\nprobe: 3\ncells:\n"
+        "name: bad\nsede: 1\nmax_new_tokens: long\nprobe: 3\nutility: {gsm9k: 3}\ncells:\n"
         "  - {cell: a, attack: direct, dataset: x, limit: 0}\n"
         "  - {cell: a, attack: direct, dataset: x, buffer: maybe}\n"
         "  - {cell: b, attack: 7}\n"
@@ -57,7 +57,8 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         load_suite(str(path))
     said = str(caught.value)
     for part in (
-        "8 problems",
+        "9 problems",
+        "utility.gsm9k",
         "sede",
         "max_new_tokens",
         "probe",

@@ -17,7 +17,13 @@ from safesignal.errors import UsageError
 
 __all__ = ["Cell", "Suite", "known_suites", "load_suite"]
 
-_SECTIONS = ("signal", "overhead", "utility", "probe")
+_SECTIONS: dict[str, tuple[str, ...]] = {
+    "signal": ("prompts", "responses"),
+    "overhead": ("batch_sizes", "contexts", "new_tokens", "repeats"),
+    "utility": ("perplexity", "gsm8k", "mmlu", "mmlu_cloze"),
+    "probe": ("dataset", "limit", "depths", "top_k"),
+}
+"""Sections and their fields."""
 _CELL_FIELDS = ("cell", "attack", "dataset", "limit", "max_new_tokens", "buffer", "check_query")
 
 
@@ -118,6 +124,9 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     unknown = sorted(set(raw) - {"name", "seed", "max_new_tokens", "cells", *_SECTIONS})
     found = [f"{name}: unknown; expected name, seed, max_new_tokens, cells, {', '.join(_SECTIONS)}" for name in unknown]
     found += [f"{name} = {raw[name]!r}: expected a mapping" for name in _SECTIONS if not _is(raw, name, dict)]
+    for name, known in _SECTIONS.items():
+        strange = set(raw[name]) - set(known) if isinstance(raw.get(name), dict) else set()
+        found += [f"{name}.{key}: unknown; expected {', '.join(known)}" for key in sorted(map(str, strange))]
     found += [
         f"{name} = {raw[name]!r}: expected an integer" for name in ("seed", "max_new_tokens") if not _is(raw, name, int)
     ]

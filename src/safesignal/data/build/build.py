@@ -76,15 +76,9 @@ class _Build:
         rows = [row for part in drawn.values() for row in part]
         training, held_templates = self._templates()
         rows, wrapped = self._hold_out_families(rows, held_templates)
-        rows, before = self._match(rows)
-        variants = self._variants(rows, training)
-        built = [*rows, *variants]
-        matched = self._part_rows(rows, self.recipe.match.parts) if self.recipe.match else []
-        seed = self.recipe.seed
-        self.report["separability"] = {"whole": separability(built, seed)}
-        if self.recipe.match:
-            self.report["separability"] |= {"unmatched": separability(before, seed)}
-            self.report["separability"] |= {"matched": separability(matched, seed)}
+        matched = self._match(rows)
+        built = [*matched, *self._variants(matched, training)]
+        self.report["separability"] = self._separability(built, matched, unmatched=rows)
         held_out += wrapped
         return Built(built, held_out, self._head(read, taken, built, held_out) | self.report)
 
@@ -103,19 +97,19 @@ class _Build:
         require_distinct_ids(pool)
         return pool, read
 
-    def _clear(self, rows: Iterable[Record]) -> list[Record]:
+    def _clear(self, rows: Iterable[Record], reason: str = "evaluation text") -> list[Record]:
         """Drop what is near a text of an evaluation set."""
         kept: list[Record] = []
         for row in rows:
             if touches(row, self.index):
-                self.dropped.append((row, "evaluation text"))
+                self.dropped.append((row, reason))
             else:
                 kept.append(row)
         return kept
 
     def _clear_couples(self, pairs: Iterable[Couple]) -> list[Record]:
         """Drop couples of which either row is near a text of an evaluation set, so that labels stay even."""
-        return [row for pair in pairs if len(self._clear(pair)) == 2 for row in pair]
+        return [row for pair in pairs if len(self._clear(pair, "variant near evaluation text")) == 2 for row in pair]
 
     def _hold_out_sources(self, pool: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         names = set(self.recipe.holdout.sources)
@@ -156,16 +150,26 @@ class _Build:
         self.dropped += [(row, "held out in a template") for row in rows if group_of(row) in taken]
         return [row for row in rows if group_of(row) not in taken], wrapped
 
-    def _match(self, rows: list[Record]) -> tuple[list[Record], list[Record]]:
-        """Subsample the parts to be matched; also return their rows as they were."""
-        matching = self.recipe.match
-        if matching is None:
-            return rows, []
-        before = self._part_rows(rows, matching.parts)
-        kept, self.report["matching"] = match(before, by=matching.by, bins=matching.length_bins, seed=self.recipe.seed)
-        ids = {row.id for row in before} - {row.id for row in kept}
-        self.dropped += [(row, "no match in form") for row in before if row.id in ids]
-        return [row for row in rows if row.id not in ids], before
+    def _match(self, rows: list[Record]) -> list[Record]:
+        """Subsample the parts that are to be matched."""
+        report = self.report["matching"] = {}
+        for each in self.recipe.match:
+            before = self._part_rows(rows, each.parts)
+            kept, report[each.name] = match(before, by=each.by, bins=each.length_bins, seed=self.recipe.seed)
+            gone = {row.id for row in before} - {row.id for row in kept}
+            self.dropped += [(row, "no match in form") for row in before if row.id in gone]
+            rows = [row for row in rows if row.id not in gone]
+        return rows
+
+    def _separability(
+        self, built: Sequence[Record], matched: Sequence[Record], *, unmatched: Sequence[Record]
+    ) -> dict[str, Any]:
+        """Measure on the result, and on each matched group before and after."""
+        sets = {"whole": built}
+        for each in self.recipe.match:
+            sets[f"{each.name}, before"] = self._part_rows(unmatched, each.parts)
+            sets[f"{each.name}, matched"] = self._part_rows(matched, each.parts)
+        return {name: separability(rows, self.recipe.seed) for name, rows in sets.items()}
 
     def _variants(self, rows: Sequence[Record], templates: Sequence[Record]) -> list[Record]:
         wrapping, noise = self.recipe.wrap, self.recipe.noise

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 __all__ = ["FEATURES", "KEYS", "LENGTH_BINS", "Form", "features", "form_of"]
 
-KEYS = ("form", "length", "ending", "case")
+KEYS = ("form", "length", "ending", "case", "commas", "capitals")
 """What two prompts can be asked to agree in."""
 
 LENGTH_BINS = (6, 9, 12, 16, 24, 48)
@@ -53,16 +53,21 @@ class Form:
         words: Number of words.
         ending: ``?``, ``.``, ``!``, ``:``, ``other`` punctuation or ``none``; closing quotes do not count.
         case: ``lower`` (no capital), ``upper`` (no small letter), ``sentence`` (begins with a capital) or ``other``.
+        commas: Whether there is a comma.
+        capitals: After the first word: ``names`` (a word begins with one), ``I`` (only "I" and its contractions do) or
+            ``none``.
 
     Example:
         >>> form_of("how do i bake bread")
-        Form(form='question', words=5, ending='none', case='lower')
+        Form(form='question', words=5, ending='none', case='lower', commas=False, capitals='none')
     """
 
     form: str
     words: int
     ending: str
     case: str
+    commas: bool
+    capitals: str
 
     def cell(self, by: Sequence[str] = KEYS, bins: Sequence[int] = LENGTH_BINS) -> tuple[str | int, ...]:
         """Return what two prompts share if they agree in all of `by`; lengths agree within a bin."""
@@ -75,7 +80,7 @@ def form_of(text: str) -> Form:
     ending = _ending(text)
     first = words[0].lower().replace("\u2019", "'").strip(_EDGES) if words else ""
     form = "question" if ending == "?" else _FIRST_WORDS.get(first, "statement")
-    return Form(form, len(words), ending, _case(text))
+    return Form(form, len(words), ending, _case(text), "," in text, _capitals(words[1:]))
 
 
 FEATURES = (
@@ -102,6 +107,12 @@ def features(text: str) -> list[float]:
 
 def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character).startswith("P")
+
+
+def _capitals(words: Sequence[str]) -> str:
+    bare = [word.replace("\u2019", "'").strip(_EDGES) for word in words]
+    found = {word.partition("'")[0] for word in bare if word[:1].isupper()}
+    return "names" if found - {"I"} else "I" if found else "none"
 
 
 def _ending(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -53,11 +54,13 @@ class Matching:
     """Parts whose classes are subsampled until they agree in form.
 
     Attributes:
+        name: What the report calls it; unique.
         parts: Names of the parts; they are matched together.
-        by: What two rows must agree in, out of form, length, ending and case.
+        by: What two rows must agree in, out of form, length, ending, case, commas and capitals.
         length_bins: Word counts at which a new bin begins, ascending.
     """
 
+    name: str
     parts: tuple[str, ...]
     by: tuple[str, ...] = KEYS
     length_bins: tuple[int, ...] = LENGTH_BINS
@@ -122,7 +125,7 @@ class Recipe:
             compares nothing.
         near_duplicate: Similarity in word 3-grams from which two rows count as one, in [0.5, 1].
         parts: In order; of two equal rows the first stays.
-        match: None to match nothing.
+        match: Each matches its own parts; no part stands in two.
         wrap: None to wrap nothing.
         noise: None for no noise.
         holdout: May name nothing.
@@ -136,7 +139,7 @@ class Recipe:
     total: int = 0
     eval_jaccard: float | None = 0.6
     near_duplicate: float = 0.8
-    match: Matching | None = None
+    match: tuple[Matching, ...] = ()
     wrap: Wrapping | None = None
     noise: Noise | None = None
     holdout: Holdout = field(default_factory=Holdout)
@@ -164,12 +167,15 @@ def load_recipe(path: str | Path) -> Recipe:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise UsageError(f"{count} in recipe `{path}`\n" + "\n".join(f"  {line}" for line in problems))
     parts = tuple(_part(part, path.parent) for part in raw["parts"])
+    match = tuple(Matching(**_frozen(table)) for table in raw.get("match", []))
     sections = {name: kind(**_frozen(raw[name])) for name, kind in _SECTIONS.items() if raw.get(name)}
-    plain = _frozen({name: value for name, value in raw.items() if name not in {"parts", *_SECTIONS}})
-    return Recipe(**{"name": path.stem} | plain, parts=parts, **sections, sha256=hashlib.sha256(content).hexdigest())
+    plain = _frozen({name: value for name, value in raw.items() if name not in {"parts", "match", *_SECTIONS}})
+    return Recipe(
+        **{"name": path.stem} | plain, parts=parts, match=match, **sections, sha256=hashlib.sha256(content).hexdigest()
+    )
 
 
-_SECTIONS: dict[str, Callable[..., Any]] = {"match": Matching, "wrap": Wrapping, "noise": Noise, "holdout": Holdout}
+_SECTIONS: dict[str, Callable[..., Any]] = {"wrap": Wrapping, "noise": Noise, "holdout": Holdout}
 
 _Check = tuple[Callable[[Any], bool], str]
 """Whether a value will do, and what was expected."""
@@ -213,6 +219,7 @@ _FIELDS: dict[str, dict[str, _Check]] = {
         "eval_jaccard": (lambda v: v is None or (_is_number(v) and 0 < v <= 1), "a number in (0, 1], or null"),
         "near_duplicate": (lambda v: _is_number(v) and 0.5 <= v <= 1, "a number in [0.5, 1]"),
         "parts": (lambda v: isinstance(v, list) and bool(v), "a list with at least one part"),
+        "match": (lambda v: isinstance(v, list) and all(isinstance(m, dict) for m in v), "a list of mappings"),
         **{name: (lambda v: v is None or isinstance(v, dict), "a mapping") for name in _SECTIONS},
     },
     "part": {
@@ -225,6 +232,7 @@ _FIELDS: dict[str, dict[str, _Check]] = {
         "responses": _BOOLEAN,
     },
     "match": {
+        "name": _TEXT,
         "parts": _NAMES,
         "by": _some_of(KEYS),
         "length_bins": (_is_ascending, "ascending integers of at least 1"),
@@ -237,7 +245,7 @@ _FIELDS: dict[str, dict[str, _Check]] = {
     },
     "holdout": {"sources": _NAMES, "families": _NAMES, "n": _ONE_OR_MORE},
 }
-_REQUIRED = {"recipe": ("parts",), "match": ("parts",), "wrap": ("n",), "noise": ("rate",)}
+_REQUIRED = {"recipe": ("parts",), "match": ("name", "parts"), "wrap": ("n",), "noise": ("rate",)}
 
 
 def _problems(raw: Mapping[str, Any]) -> list[str]:
@@ -247,17 +255,29 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     for number, part in enumerate(parts, start=1):
         found += _wrong_part(f"parts[{number}]", part, raw)
     names = [_part_name(part) for part in parts if isinstance(part, dict)]
-    found += [f"part `{name}`: named {names.count(name)} times" for name in sorted(set(names)) if names.count(name) > 1]
-    for section in _SECTIONS:
-        table = raw.get(section)
-        if not isinstance(table, dict):
-            continue
-        found += _wrong_fields(f"{section}.", table, section)
-        named = table.get("parts")
-        for name in named if _NAMES[0](named) else []:
-            if name not in names:
-                found.append(f"{section}.parts: no part `{name}`{_near(name, names)}")
-    return found
+    found += [f"part `{name}`: named {count} times" for name, count in Counter(names).items() if count > 1]
+    tables = [(name, name, raw[name]) for name in _SECTIONS if isinstance(raw.get(name), dict)]
+    matches = raw["match"] if _FIELDS["recipe"]["match"][0](raw.get("match")) else []
+    tables += [(f"match[{number}]", "match", table) for number, table in enumerate(matches, start=1)]
+    for where, kind, table in tables:
+        found += _wrong_fields(f"{where}.", table, kind)
+        found += [f"{where}.parts: no part `{name}`{_near(name, names)}" for name in _names(table, "parts", names)]
+    found += _wrong_twice(matches)
+    both = set(_names(raw.get("wrap"), "families")) & set(_names(raw.get("holdout"), "families"))
+    return found + [f"wrap.families: `{name}` is held out; expected one of the two" for name in sorted(both)]
+
+
+def _names(table: Any, field_name: str, known: Sequence[str] = ()) -> list[str]:
+    """Return the names in a field that are not known; none if the table or the field is not what it should be."""
+    named = table.get(field_name) if isinstance(table, dict) else None
+    return [name for name in named if name not in known] if isinstance(named, list) and _NAMES[0](named) else []
+
+
+def _wrong_twice(matches: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = Counter(str(table.get("name")) for table in matches)
+    parts = Counter(part for table in matches for part in _names(table, "parts"))
+    found = [f"match `{name}`: named {count} times" for name, count in names.items() if count > 1]
+    return found + [f"match: part `{part}` stands in {count}" for part, count in parts.items() if count > 1]
 
 
 def _wrong_fields(where: str, table: Mapping[str, Any], kind: str) -> list[str]:

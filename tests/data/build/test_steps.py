@@ -109,7 +109,7 @@ def test_near_duplicates_are_found_among_many() -> None:
 @pytest.mark.parametrize(
     ("text", "form"),
     [
-        ("How do I bake?", Form("question", 4, "?", "sentence", False, "none")),
+        ("How do I bake?", Form("question", 4, "?", "sentence", False, "I")),
         ("“Write a poem, Anna,” he said.", Form("imperative", 6, ".", "sentence", True, "names")),
         ("the bread is burnt", Form("statement", 4, "none", "lower", False, "none")),
         ("YES!", Form("statement", 1, "!", "upper", False, "none")),

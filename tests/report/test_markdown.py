@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from safesignal.evals.schema import validate_results
+from safesignal.report.robustness import _together
 from safesignal.stats import Rate
 from tests.report.build import DEPTHS, attack, attacks, refusals, results
 from tests.report.conftest import report_of
@@ -201,3 +202,14 @@ def test_the_worst_attack_is_one_on_the_whole_defence(tmp_path: Path) -> None:
     text = report_of(tmp_path, found).markdown.read_text()
     assert tables(text)["Highest rates"][2][1] == f"{Rate(3, 100)} gcg, advbench"
     assert str(Rate(60, 100)) in text
+
+
+def test_a_cell_of_many_variants_is_shown_by_family() -> None:
+    entries = [
+        {"family": "a", "asr": {"successes": 1, "n": 2}, "asr_harm": {"successes": 0, "n": 2}, "errored": 0},
+        {"family": "a", "asr": {"successes": 2, "n": 2}, "asr_harm": None, "errored": 0},
+    ]
+    merged = _together(entries)
+    assert merged is not None
+    assert (merged["asr"]["successes"], merged["asr"]["n"], merged["asr_harm"]) == (3, 4, None)
+    assert _together([]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from safesignal.report import charts
 from safesignal.report.bins import histogram_panel
 from safesignal.report.document import Cell, Figure, Section, Table
 from safesignal.report.numbers import NOTHING, estimate, goal, rate, word
+from safesignal.report.robustness import MOST_VARIANTS
 from safesignal.report.runs import Run, by_key
 
 __all__ = ["leak_section", "over_refusal_section"]
@@ -64,7 +66,11 @@ def leak_section(runs: Sequence[Run]) -> Section:
     )
     lines, panels = [], []
     for run in runs:
-        for entry in run.entries("leak"):
+        entries = run.entries("leak")
+        sizes = Counter(entry.get("cell") for entry in entries)
+        for entry in entries:
+            if entry.get("variant") and sizes[entry.get("cell")] > MOST_VARIANTS:
+                continue  # one per jailbreak template: the cell's own row says enough
             released, held = entry.get("released_before_stop") or {}, entry.get("hold_tokens") or {}
             cells = [estimate(entry.get("stopped")), _spread(released), estimate(entry.get("harmful_released"))]
             cells += [_maybe_spread(entry.get("released_after_transition")), _spread(held)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,18 @@ from safesignal.report import charts
 from safesignal.report.document import Cell, Figure, Section, Table
 from safesignal.report.numbers import NOTHING, estimate, goal, rate, word
 from safesignal.report.runs import Run, by_key
+from safesignal.stats import Rate
 
-__all__ = ["attack_section", "depth_section", "judge_section"]
+__all__ = ["MOST_VARIANTS", "attack_section", "depth_section", "judge_section"]
 
 _LEAD = (
     "Share of attempts whose released text complies, by the refusal judge, with its 95 % Wilson interval and counts. "
     "Attempts that errored or that no judge could decide are no robustness: they are counted apart."
 )
 _HARM_LEAD = "The harm judge reads the same texts and asks whether they give harmful content; lower is better."
+
+MOST_VARIANTS = 12
+"""A cell with more variants (one per jailbreak template, say) is shown by family."""
 
 Entry = Mapping[str, Any]
 Row = tuple[str, str, list[tuple[Run, Entry | None]]]
@@ -107,12 +112,39 @@ def _headline(runs: Sequence[Run]) -> list[Row]:
 
 
 def _variants(runs: Sequence[Run]) -> list[Row]:
+    """Return one row per variant, or per family of variants where a cell has more than a reader wants to see."""
     keyed = by_key(runs, "attacks", "cell", "dataset", "variant")
-    return [
-        (f"{cell} · {variant}", str(dataset), list(zip(runs, entries, strict=True)))
-        for (cell, dataset, variant), entries in keyed.items()
-        if variant
-    ]
+    sizes = Counter(cell for cell, _, variant in keyed if variant)
+    rows: list[Row] = []
+    families: dict[tuple[str, str, str], list[list[Entry]]] = {}
+    for (cell, dataset, variant), entries in keyed.items():
+        if not variant:
+            continue
+        if sizes[cell] <= MOST_VARIANTS:
+            rows.append((f"{cell} · {variant}", str(dataset), list(zip(runs, entries, strict=True))))
+            continue
+        family = next((str(entry.get("family") or "other") for entry in entries if entry), "other")
+        groups = families.setdefault((str(cell), str(dataset), family), [[] for _ in runs])
+        for own, entry in zip(groups, entries, strict=True):
+            own.extend([entry] if entry else [])
+    for (cell, dataset, family), groups in families.items():
+        rows.append((f"{cell} · {family}", dataset, list(zip(runs, map(_together, groups), strict=True))))
+    return rows
+
+
+def _together(entries: Sequence[Entry]) -> Entry | None:
+    """Return several variants as one entry; a rate that one of them lacks though it has attempts is withheld."""
+    if not entries:
+        return None
+    merged = {**entries[0], "errored": sum(int(entry.get("errored") or 0) for entry in entries)}
+    for name in ("asr", "asr_harm"):
+        rates = [entry.get(name) for entry in entries]
+        known = [rate for rate in rates if rate]
+        total = Rate(sum(rate["successes"] for rate in known), sum(rate["n"] for rate in known))
+        low, high = total.interval
+        row = {"value": total.value, "low": low, "high": high, "successes": total.successes, "n": total.n}
+        merged[name] = row if len(known) == len(rates) and total.n else None
+    return merged
 
 
 def _any(rows: Sequence[Row], name: str) -> bool:

@@ -205,7 +205,7 @@ def test_the_worst_attack_is_one_on_the_whole_defence(tmp_path: Path) -> None:
 
 
 def test_a_cell_of_many_variants_is_shown_by_family() -> None:
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"family": "a", "asr": {"successes": 1, "n": 2}, "asr_harm": {"successes": 0, "n": 2}, "errored": 0},
         {"family": "a", "asr": {"successes": 2, "n": 2}, "asr_harm": None, "errored": 0},
     ]

@@ -76,6 +76,8 @@ def leak_section(runs: Sequence[Run]) -> Section:
             cells += [_maybe_spread(entry.get("released_after_transition")), _spread(held)]
             cell = " · ".join(str(part) for part in (entry.get("cell"), entry.get("variant")) if part)
             lines.append([word(cell), word(run.name), *cells])
+            if entry.get("variant") and sizes[entry.get("cell")] > 1:
+                continue  # drawn with its cell
             for title, spread in (("released before the stop", released), ("held before release", held)):
                 if drawn := histogram_panel(run, spread.get("histogram"), "tokens", f"{cell}: {title}"):
                     panels.append(drawn)

@@ -38,9 +38,8 @@ class TextStream:
             self._stop_strings = ()
         whole = self._to_text(self._ids)
         text = cut_at_stop(whole, self._stop_strings)
-        certain = len(text)
-        if not final and text == whole:
-            certain -= self._uncertain(text)
+        # A stop string may lie inside the beginning of a longer one that comes true later.
+        certain = len(text) if final else min(len(text), len(whole) - self._uncertain(whole))
         piece = text[self._sent : max(certain, self._sent)]
         self._sent = max(certain, self._sent)
         return piece

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 from zlib import crc32
 
 from safesignal.errors import UsageError
+from safesignal.problems import problems_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -267,5 +268,4 @@ def require(attack: str, *bounds: tuple[str, object, str, bool]) -> None:
     """
     problems = [f"{attack}.{name} = {value!r}    must be {bound}" for name, value, bound, holds in bounds if not holds]
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UsageError("\n  ".join([f"{count} in the attack", *problems]))
+        raise UsageError(problems_in("in the attack", problems))

@@ -23,6 +23,7 @@ from safesignal.attacks.perturb import Perturb
 from safesignal.attacks.prefill import Prefill
 from safesignal.attacks.template import Template
 from safesignal.errors import UsageError
+from safesignal.problems import problems_in
 
 __all__ = ["ATTACKS", "build_attack", "describe", "settings_of"]
 
@@ -63,9 +64,8 @@ def build_attack(spec: Mapping[str, Any]) -> Attack:
     except UsageError as error:
         problems += str(error).split("\n  ")[1:]
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UsageError(
-            "\n  ".join([f"{count} in the attack", *problems]), hint="`safesignal attack --list` describes each setting"
+            problems_in("in the attack", problems), hint="`safesignal attack --list` describes each setting"
         )
     return attack
 

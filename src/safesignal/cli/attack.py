@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from safesignal.cli.arguments import flag, option, require_at_least_one, together
-from safesignal.cli.console import note, out, progress, quiet_libraries, waiting
+from safesignal.cli.console import bars, note, out, quiet_libraries, waiting
 from safesignal.cli.options import ModelOptions, PolicyOptions, SignalOptions
+from safesignal.cli.targets import EndpointOptions, guarded_target
 from safesignal.errors import UsageError
+from safesignal.files import claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,18 +81,14 @@ class AttackedOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
-class TargetOptions:
+class TargetOptions(EndpointOptions):
     """What is attacked, if it is not the guarded model."""
 
     no_signal: Annotated[bool, flag("no-signal", "The bare base model: nothing is checked.", _TARGET)] = False
-    endpoint: Annotated[str | None, option("endpoint", "Address of an OpenAI-compatible server.", _TARGET)] = None
-    endpoint_model: Annotated[str | None, option("endpoint_model", "Name it knows the model by.", _TARGET)] = None
-    api_key_env: Annotated[str, option("api_key_env", "Environment variable that holds its key.", _TARGET)] = ""
 
     def check(self) -> None:
-        """Raise unless an endpoint is named whole or not at all."""
-        if (self.endpoint is None) != (self.endpoint_model is None):
-            raise UsageError("one of `--endpoint` and `--endpoint_model` stands alone. Expected both or neither.")
+        """Raise unless an endpoint is named whole or not at all, and is the one target."""
+        super().check()
         if self.endpoint is not None and self.no_signal:
             raise UsageError("`--no-signal` stands beside `--endpoint`. Expected one target.")
 
@@ -234,30 +232,15 @@ class _Job:
             "target": target.identity(),
         }
         path = self._output.with_suffix(".run.json")
-        if fresh:
-            path.write_text(json.dumps({**run, "environment": environment()}, indent=2) + "\n")
-        found = json.loads(path.read_text()) if path.exists() else {}
-        other = [name for name, value in json.loads(json.dumps(run)).items() if found.get(name) != value]
-        if other:
-            raise UsageError(
-                f"`{self._output}` holds a run with another {', '.join(other)}. Expected the same, to go on from it.",
-                hint="choose another `--output`",
-            )
+        record = {"environment": environment()}
+        claim(path, run, record, place=self._output, option="--output", begin=fresh)
 
 
 def _aim(model: AttackedOptions, signal: SignalOptions, policy: PolicyOptions, target: TargetOptions) -> Target:
     """Load what is attacked."""
-    if target.endpoint is not None and target.endpoint_model is not None:
-        from safesignal.attacks.endpoint import EndpointTarget
-
-        return EndpointTarget(target.endpoint, target.endpoint_model, target.api_key_env)
-    if target.no_signal:
-        return model.load_plain()
-    from safesignal.attacks.targets import GuardedTarget
-
-    loaded = model.load()
-    wanted = loaded.policy(signal.preset, **signal.overrides(), **policy.overrides())
-    return GuardedTarget(loaded, wanted, signal.reading(loaded.config), preset=signal.preset)
+    if (endpoint := target.aim()) is not None:
+        return endpoint
+    return model.load_plain() if target.no_signal else guarded_target(model.load(), signal, policy)
 
 
 def _setting(given: str) -> tuple[str, Any]:
@@ -272,9 +255,8 @@ def _setting(given: str) -> tuple[str, Any]:
 
 @contextmanager
 def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    with progress() as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with bars() as show:
+        yield partial(show, name)
 
 
 def _report(counts: Mapping[str, int], chosen: BehaviorSet, path: str) -> None:

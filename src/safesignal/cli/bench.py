@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +13,7 @@ from safesignal.cli.arguments import option, together
 from safesignal.cli.console import note, out, waiting
 from safesignal.cli.options import ModelOptions
 from safesignal.errors import UsageError
+from safesignal.files import write_json
 
 if TYPE_CHECKING:
     from safesignal.evals.bench import BenchRow
@@ -77,8 +76,4 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 def _write(path: str, rows: list[BenchRow]) -> None:
     from safesignal.runtime import environment
 
-    try:
-        content = {"environment": environment(), "rows": [asdict(row) for row in rows]}
-        Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"`{path}` cannot be written: {error.strerror}.") from error
+    write_json(path, {"environment": environment(), "rows": [asdict(row) for row in rows]})

@@ -6,15 +6,23 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
-__all__ = ["err", "note", "out", "print_error", "progress", "quiet_libraries", "report_crash", "waiting"]
+__all__ = ["bars", "err", "note", "out", "print_error", "progress", "quiet_libraries", "report_crash", "waiting"]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -43,6 +51,20 @@ def progress() -> Progress:
     """Return a progress bar with the time left, on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=err)
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that takes a line's name, how much of it is done and all of it; every line has a bar."""
+    with progress() as bar:
+        lines: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in lines:
+                lines[name] = bar.add_task(name, total=total)
+            bar.update(lines[name], completed=done)
+
+        yield show
 
 
 def quiet_libraries() -> None:

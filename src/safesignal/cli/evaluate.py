@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich import box
-from rich.progress import TaskID
 from rich.table import Table
 
 from safesignal.cli.arguments import flag, option, require_at_least_one, together
-from safesignal.cli.console import note, out, progress
+from safesignal.cli.console import bars, note, out
 from safesignal.cli.options import ModelOptions, PolicyOptions, SignalOptions
+from safesignal.cli.targets import EndpointOptions, guarded_target
 from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ __all__ = ["evaluate"]
 _IO, _ACCEPTANCE, _TARGET = "Input and output", "Suite acceptance only", "Target"
 _ERRORED = 3
 _TARGETS = ("base", "guarded")
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -51,15 +48,10 @@ class AcceptanceOptions:
 
 
 @dataclass(frozen=True)
-class TargetOptions:
+class TargetOptions(EndpointOptions):
     """Who is measured."""
 
     targets: Annotated[str, option("targets", "base, guarded or both, comma-separated.", _TARGET)] = "base,guarded"
-    endpoint: Annotated[
-        str | None, option("endpoint", "Address of an OpenAI-compatible server to measure instead.", _TARGET)
-    ] = None
-    endpoint_model: Annotated[str | None, option("endpoint_model", "Name it knows the model by.", _TARGET)] = None
-    api_key_env: Annotated[str, option("api_key_env", "Environment variable that holds its key.", _TARGET)] = ""
 
     def names(self) -> list[str]:
         """Return the targets asked for, each once."""
@@ -70,8 +62,7 @@ class TargetOptions:
         unknown = [name for name in self.names() if name not in (*_TARGETS, "endpoint")]
         if unknown:
             raise UsageError(f"targets are `{self.targets}`. Expected some of {', '.join(_TARGETS)}.")
-        if (self.endpoint is None) != (self.endpoint_model is None):
-            raise UsageError("one of `--endpoint` and `--endpoint_model` stands alone. Expected both or neither.")
+        super().check()
 
 
 def evaluate(
@@ -102,7 +93,7 @@ def evaluate(
     asked, folder, code = load_suite(suite), Path(output_dir), 0
     judges, subjects = _judges(), _subjects(model, signal, policy, target)
     for name in target.names():
-        with _bars() as report:
+        with bars() as report:
             how: dict[str, Any] = {"data_dir": data_dir, "batch_size": batch_size, "judges": judges, "report": report}
             run = SuiteRun(asked, subjects[name](), folder / name, **how)
             results = _run(run, name, allow_errors=allow_errors)
@@ -137,19 +128,16 @@ def _subjects(
     model: ModelOptions, signal: SignalOptions, policy: PolicyOptions, target: TargetOptions
 ) -> Mapping[str, Callable[[], Subject]]:
     """Return a way to make each target; base and guarded share one loaded model."""
-    from safesignal.attacks.endpoint import EndpointTarget
-    from safesignal.attacks.targets import GuardedTarget, PlainTarget
+    from safesignal.attacks.targets import PlainTarget
     from safesignal.suites.run import Subject
 
-    if target.endpoint is not None and target.endpoint_model is not None:
-        aimed = EndpointTarget(target.endpoint, target.endpoint_model, target.api_key_env)
+    if (aimed := target.aim()) is not None:
         return {"endpoint": lambda: Subject(aimed, None)}
     loaded = model.load(signal="guarded" in target.names())
     plain = PlainTarget(loaded)
 
     def guarded() -> Subject:
-        wanted = loaded.policy(signal.preset, **signal.overrides(), **policy.overrides())
-        return Subject(GuardedTarget(loaded, wanted, signal.reading(loaded.config), preset=signal.preset), plain)
+        return Subject(guarded_target(loaded, signal, policy), plain)
 
     return {"base": lambda: Subject(plain, plain), "guarded": guarded}
 
@@ -186,20 +174,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(1, minutes)} min"
 
 
-@contextmanager
-def _bars() -> Iterator[Report]:
-    """Yield a function that moves one bar per line of a suite."""
-    with progress() as bar:
-        lines: dict[str, TaskID] = {}
-
-        def show(part: str, done: int, total: int) -> None:
-            if part not in lines:
-                lines[part] = bar.add_task(part, total=total)
-            bar.update(lines[part], completed=done, total=total)
-
-        yield show
-
-
 def _accept(
     model: ModelOptions,
     size: AcceptanceOptions,
@@ -216,7 +190,7 @@ def _accept(
     lengths = {"limit": size.limit, "scored_limit": size.scored_limit, "max_new_tokens": size.max_new_tokens}
     config = AcceptanceConfig(data_dir=data_dir, batch_size=batch_size, preset=preset, **lengths)
     loaded = model.load()
-    with _bars() as show:
+    with bars() as show:
         results = run_acceptance(loaded, config, output_dir, train_prompts=size.train_prompts, progress=show)
     errored = sum(part["errored"] for part in results["summary"].values())
     if errored and not allow_errors:

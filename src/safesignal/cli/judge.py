@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich import box
-from rich.progress import TaskID
 from rich.table import Table
 
 from safesignal.cli.arguments import flag, option, require_at_least_one
-from safesignal.cli.console import note, out, progress, waiting
+from safesignal.cli.console import bars, note, out, waiting
 from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.data.records import read_records
 from safesignal.data.sources import SOURCES, load_training
 from safesignal.errors import DataError, UsageError
+from safesignal.files import write_json
 
 if TYPE_CHECKING:
     from safesignal.judges.base import BatchJudge, Judgement
@@ -121,14 +120,7 @@ def _validate(which: JudgeOptions, data_dir: str | None, output: str | None) -> 
     from safesignal.stats import Rate
 
     loaded = which.load()
-    with progress() as bar:
-        lines: dict[str, TaskID] = {}
-
-        def show(title: str, done: int, total: int) -> None:
-            if title not in lines:
-                lines[title] = bar.add_task(title, total=total)
-            bar.update(lines[title], completed=done)
-
+    with bars() as show:
         sets = REFUSAL_SETS if which.refusal else HARM_SETS
         found = measure_judge(loaded, sets, data_dir, batch_size=which.batch_size, progress=show)
     table = Table(title=f"{loaded.name} against people", box=box.SIMPLE_HEAD, title_justify="left")
@@ -139,7 +131,7 @@ def _validate(which: JudgeOptions, data_dir: str | None, output: str | None) -> 
         table.add_row(title, *map(str, rates), str(row["unknown"]))
     out.print(table)
     if output is not None:
-        _write_json(Path(output), found)
+        write_json(output, found, hint="choose another `--output`")
 
 
 def _train(data_dir: str | None) -> None:
@@ -212,21 +204,13 @@ _CHUNK = 64
 
 def _judged(loaded: BatchJudge, pairs: Sequence[tuple[str, str]], title: str, batch_size: int) -> list[Judgement]:
     judged: list[Judgement] = []
-    with progress() as bar:
-        task = bar.add_task(title, total=len(pairs))
+    with bars() as show:
         for start in range(0, len(pairs), batch_size):
             judged += loaded.judge_all(pairs[start : start + batch_size])
-            bar.update(task, completed=len(judged))
+            show(title, len(judged), len(pairs))
     return judged
 
 
 def _note_done(done: int, total: int, path: Path) -> None:
     if done:
         note(f"{done} of {total} rows are in {path} already; going on with the rest")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"`{path}` cannot be written: {error.strerror}.", hint="choose another `--output`") from error

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from safesignal.errors import DataError, UsageError
+from safesignal.problems import problems_in
 
 __all__ = ["Problem", "Writer", "append_jsonl", "done_ids", "problems_error", "read_jsonl", "scan_jsonl"]
 
@@ -39,13 +40,9 @@ class Problem:
 
 def problems_error(path: str | Path, problems: Sequence[Problem]) -> DataError:
     """Return the error that lists up to 10 problems of a file, each with line and field."""
-    count = len(problems)
-    shown = [f"  line {problem.line}  {problem.field}  {problem.text}" for problem in problems[:_MAX_PROBLEMS]]
-    if count > _MAX_PROBLEMS:
-        shown.append(f"  and {count - _MAX_PROBLEMS} more")
-    noun = "problem" if count == 1 else "problems"
+    lines = [f"line {problem.line}  {problem.field}  {problem.text}" for problem in problems]
     return DataError(
-        "\n".join([f"{count} {noun} in {path}", *shown]),
+        problems_in(f"in {path}", lines, most=_MAX_PROBLEMS),
         hint="a row is one JSON object on one line, with `prompt` or `messages`",
     )
 

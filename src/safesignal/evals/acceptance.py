@@ -14,7 +14,6 @@ and `benign` at the same calibration.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ from typing import Any
 from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.data.records import Record, read_records
 from safesignal.data.sources import load_source
-from safesignal.errors import SafeSignalError, UsageError
+from safesignal.errors import SafeSignalError
 from safesignal.evals.baseline_text import TextBaseline
+from safesignal.files import claim, write_json
 from safesignal.judges.refusal import judge_refusal
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.score import WindowReader
@@ -241,19 +241,7 @@ def _claim(folder: Path, model: SafeSignalModel, config: AcceptanceConfig) -> No
         "settings": _settings(config),
     }
     path = folder / "settings.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(json.dumps(run, indent=2) + "\n")
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(f"`{folder}` cannot be written: {error.strerror}.", hint="choose another folder") from error
-    different = [name for name, value in json.loads(json.dumps(run)).items() if found.get(name) != value]
-    if different:
-        raise UsageError(
-            f"`{folder}` holds a run with another {', '.join(different)}. Expected the same, to go on from it.",
-            hint="choose another `--output_dir`",
-        )
+    claim(path, run, {}, place=folder, option="--output_dir", begin=not path.exists())
 
 
 def _settings(config: AcceptanceConfig) -> dict[str, Any]:
@@ -281,8 +269,5 @@ def _write_results(model: SafeSignalModel, config: AcceptanceConfig, folder: Pat
         "settings": _settings(config) | {"batch_size": config.batch_size},
         "environment": environment(),
     }
-    try:
-        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    except OSError as error:
-        raise UsageError(f"`{folder}/results.json` cannot be written: {error.strerror}.") from error
+    write_json(folder / "results.json", results)
     return results

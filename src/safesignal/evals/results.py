@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from safesignal.data.jsonl import read_jsonl
-from safesignal.errors import DataError, UsageError
+from safesignal.errors import DataError
 from safesignal.evals.leak import leak_table
 from safesignal.evals.schema import (
     SCHEMA_VERSION,
@@ -28,6 +28,7 @@ from safesignal.evals.schema import (
     validate_results,
 )
 from safesignal.evals.signal_metrics import signal_metrics
+from safesignal.files import write_json
 from safesignal.judges.agreement import Agreement, correct_rate
 from safesignal.stats import Rate
 
@@ -69,7 +70,7 @@ def summarise_run(folder: str | Path, *, allow_errors: bool = False) -> dict[str
         "judges": judges,
     }
     validate_results(results)
-    _write_json(folder / "results.json", results)
+    write_json(folder / "results.json", results)
     return results
 
 
@@ -315,13 +316,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}. Expected a JSON file.") from error
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one move, so that a reader never meets half of it."""
-    draft = path.with_suffix(".json.part")
-    try:
-        draft.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise UsageError(f"`{path}` cannot be written: {error.strerror}.") from error

@@ -24,6 +24,7 @@ from typing import (
 )
 
 from safesignal.errors import DataError
+from safesignal.problems import problems_in
 from safesignal.stats import Rate
 
 __all__ = [
@@ -218,10 +219,8 @@ def validate_results(results: Mapping[str, Any]) -> None:
     """
     problems = list(_problems(results, Results, ""))
     if problems:
-        more = f"\n  and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DataError(
-            f"{count} in the results\n  " + "\n  ".join(problems[:_MOST_PROBLEMS]) + more,
+            problems_in("in the results", problems, most=_MOST_PROBLEMS),
             hint="docs/run-folder.md describes `results.json`",
         )
 

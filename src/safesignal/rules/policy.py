@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from safesignal.errors import UsageError
+from safesignal.problems import problems_in
 from safesignal.rules.schedule import Schedule
 
 __all__ = ["FIXED_REFUSAL", "REFUSAL_PREFIX", "Policy", "validate_policy"]
@@ -73,9 +74,8 @@ def validate_policy(policy: Policy, schedule: Schedule) -> None:
         elif gap > policy.r2:
             problems.append(f"schedule = {schedule}    leaves {gap} tokens between checks that see r2 = {policy.r2}")
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UsageError(
-            f"{count} in the policy\n  " + "\n  ".join(problems),
+            problems_in("in the policy", problems),
             hint="the defaults are safe; a schedule that stops or skips tokens needs `buffer=False` (`--no-buffer`)",
         )
 

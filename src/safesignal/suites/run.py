@@ -27,6 +27,7 @@ from safesignal.attacks.targets import GuardedTarget
 from safesignal.data.jsonl import Writer
 from safesignal.errors import SafeSignalError, UsageError
 from safesignal.evals.results import summarise_run
+from safesignal.files import claim, write_json
 from safesignal.judges.base import Judge
 from safesignal.judges.refusal import RefusalJudge
 from safesignal.modeling.zoo import cache_dir
@@ -97,7 +98,6 @@ class SuiteRun:
         self.cells = [cell for cell in suite.cells if subject.variant(cell) is not None]
         self.attacks = {cell.name: _attack(cell, data_dir) for cell in self.cells}
         self.behaviors = {cell.name: self._behaviors(cell) for cell in self.cells}
-        self._planned: dict[str, list[Plan]] = {}
 
     def run(self, *, allow_errors: bool = False) -> dict[str, Any]:
         """Run what the folder does not hold yet.
@@ -133,15 +133,12 @@ class SuiteRun:
 
         Where it complied with nothing there is no attempt to make, and the other cells go on.
         """
-        if cell.name not in self._planned:
-            attack, behaviors = self.attacks[cell.name], self.behaviors[cell.name].behaviors
-            possible = True
-            if isinstance(attack, Prefill) and attack.depth:
-                attack = self._with_compliant_answers(cell, attack)
-                possible = bool(attack.pieces)
-            sampling = Sampling(max_new_tokens=cell.max_new_tokens, seed=self.suite.seed)
-            self._planned[cell.name] = list(attack.plan(behaviors, cell.name, sampling)) if possible else []
-        return self._planned[cell.name]
+        attack, possible = self.attacks[cell.name], True
+        if isinstance(attack, Prefill) and attack.depth:
+            attack = self._with_compliant_answers(cell, attack)
+            possible = bool(attack.pieces)
+        sampling = Sampling(max_new_tokens=cell.max_new_tokens, seed=self.suite.seed)
+        return list(attack.plan(self.behaviors[cell.name].behaviors, cell.name, sampling)) if possible else []
 
     def expected(self) -> tuple[int, float | None]:
         """Return how many attempts are left, and the seconds they take at the speed of a short trial, roughly.
@@ -178,27 +175,14 @@ class SuiteRun:
             "seed": self.suite.seed,
             "datasets": self._datasets(),
         }
+        record = {
+            "environment": environment(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+            "settings": self.suite.raw,
+        }
         path = self.folder / "run.json"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                started = datetime.now(UTC).isoformat(timespec="seconds")
-                record: dict[str, Any] = {
-                    "environment": environment(),
-                    "started": started,
-                    "command": shlex.join(sys.argv),
-                }
-                record["settings"] = self.suite.raw
-                _write(path, {**run, **record})
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"`{path}` cannot be written or read: {error}.", hint="choose another folder") from error
-        other = [name for name, value in json.loads(json.dumps(run)).items() if found.get(name) != value]
-        if other:
-            raise UsageError(
-                f"`{self.folder}` holds a run with another {', '.join(other)}. Expected the same, to go on from it.",
-                hint="choose another `--output_dir`",
-            )
+        claim(path, run, record, place=self.folder, option="--output_dir", begin=not path.exists())
 
     def _behaviors(self, cell: Cell) -> BehaviorSet:
         families = cell.parameters.get("families", ()) if cell.attack == "artifact" else ()
@@ -217,12 +201,11 @@ class SuiteRun:
         path = self.folder / "run.json"
         run = json.loads(path.read_text(encoding="utf-8"))
         run["planned"] = {**run.get("planned", {}), cell.name: count}
-        _write(path, run)
+        write_json(path, run)
 
     def _section_run(self) -> SectionRun:
         return SectionRun(
             target=self.subject.target,
-            plain=self.subject.plain,
             folder=self.folder,
             data_dir=self.data_dir,
             seed=self.suite.seed,
@@ -260,13 +243,6 @@ class SuiteRun:
             progress=_line(self.report, f"{cell.name}: compliant answers"),
         )
         return replace(attack, pieces=found.pieces)
-
-
-def _write(path: Path, run: Mapping[str, Any]) -> None:
-    """Write `run.json` in one move: a run that is killed meanwhile must find a whole one again."""
-    draft = path.with_suffix(".json.part")
-    draft.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
 
 
 def _attack(cell: Cell, data_dir: str | None) -> Attack:

@@ -5,7 +5,6 @@ A section that a target has no part in (no signal, no weights at hand) leaves no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from typing import Any
 
 from safesignal.attacks.base import Sampling, Target
 from safesignal.attacks.behaviors import load_behaviors
-from safesignal.attacks.compliant import PlainSource, compliant_prefixes
+from safesignal.attacks.compliant import compliant_prefixes
 from safesignal.attacks.nested import Nested
 from safesignal.attacks.runner import REFUSAL
 from safesignal.attacks.targets import GuardedTarget, PlainTarget
 from safesignal.data.sources import load_source
-from safesignal.errors import DataError, UsageError
+from safesignal.errors import DataError
 from safesignal.evals.bench import BenchConfig
 from safesignal.evals.labels import HARM_SETS, REFUSAL_SETS, measure_judge
 from safesignal.evals.overhead import run_overhead
@@ -28,6 +27,7 @@ from safesignal.evals.scorer import GuardedScorer
 from safesignal.evals.signal import SignalSet, load_signal_sets, run_signal
 from safesignal.evals.tasks import load_task
 from safesignal.evals.utility import run_utility
+from safesignal.files import write_json
 from safesignal.judges.base import BatchJudge, Judge
 
 __all__ = ["SECTIONS", "Report", "SectionRun", "judges"]
@@ -42,7 +42,6 @@ class SectionRun:
 
     Attributes:
         target: Who is measured.
-        plain: The same model without its guard, None for an endpoint.
         folder: The run folder.
         data_dir: Folder of the public sets; None loads them from the hub.
         seed: Of the choice of rows, and of bootstraps.
@@ -52,7 +51,6 @@ class SectionRun:
     """
 
     target: Target
-    plain: PlainSource | None
     folder: Path
     data_dir: str | None
     seed: int
@@ -66,12 +64,7 @@ class SectionRun:
         if path.exists():
             return
         self.report(name, 0, 1)
-        draft = path.with_suffix(".part")
-        try:
-            draft.write_text(json.dumps(make(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-            draft.replace(path)
-        except OSError as error:
-            raise UsageError(f"`{path}` cannot be written: {error.strerror}.") from error
+        write_json(path, make())
         self.report(name, 1, 1)
 
 

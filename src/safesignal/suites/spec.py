@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from safesignal.errors import UsageError
+from safesignal.problems import problems_in
 
 __all__ = ["Cell", "Suite", "known_suites", "load_suite"]
 
@@ -93,8 +94,7 @@ def load_suite(name: str) -> Suite:
         raise UsageError(f"suite `{name}` is a {type(raw).__name__}. Expected `name`, `cells` and sections.")
     problems = _problems(raw)
     if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise UsageError(f"{count} in suite `{name}`\n" + "\n".join(f"  {line}" for line in problems))
+        raise UsageError(problems_in(f"in suite `{name}`", problems))
     length = int(raw.get("max_new_tokens", 256))
     cells = tuple(_cell(line, length) for line in raw.get("cells", []))
     sections = {section: dict(raw[section]) for section in _SECTIONS if raw.get(section)}

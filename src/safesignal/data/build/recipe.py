@@ -19,6 +19,7 @@ from safesignal.data.mixture import SHIPPABLE
 from safesignal.data.records import PromptLabel
 from safesignal.data.sources import SOURCES
 from safesignal.errors import UsageError
+from safesignal.problems import problems_in
 
 __all__ = ["Holdout", "Matching", "Noise", "Part", "Recipe", "Wrapping", "load_recipe"]
 
@@ -164,8 +165,7 @@ def load_recipe(path: str | Path) -> Recipe:
         raise UsageError(f"recipe `{path}` is {type(raw).__name__}. Expected a mapping with `parts`.")
     problems = _problems(raw)
     if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise UsageError(f"{count} in recipe `{path}`\n" + "\n".join(f"  {line}" for line in problems))
+        raise UsageError(problems_in(f"in recipe `{path}`", problems))
     parts = tuple(_part(part, path.parent) for part in raw["parts"])
     match = tuple(Matching(**_frozen(table)) for table in raw.get("match", []))
     sections = {name: kind(**_frozen(raw[name])) for name, kind in _SECTIONS.items() if raw.get(name)}

@@ -9,6 +9,7 @@ import pytest
 from safesignal.data.build.build import Built, build
 from safesignal.data.build.match import group_of
 from safesignal.data.build.recipe import Holdout, Matching, Noise, Part, Recipe, Wrapping
+from safesignal.data.build.variants import KINDS
 from safesignal.data.records import Record
 from safesignal.errors import DataError, UsageError
 from tests.data.build.rows import BENIGN, MALICIOUS, folder, row, write
@@ -97,7 +98,7 @@ def test_matched_and_varied_rows_are_even(built: Built) -> None:
     assert counts[BENIGN] == counts[MALICIOUS]
     kinds = built.report["rows"]["by_variant"]
     assert kinds["pyrit/templates"] == 16
-    assert sum(kinds.get(kind, 0) for kind in ("typos", "case", "punctuation")) == 22
+    assert sum(kinds.get(kind, 0) for kind in KINDS) == 22
     assert built.report["matching"]["all"]["kept"] == {"benign": 54, "malicious": 54}
     for name in ("whole", "all, before", "all, matched"):
         assert built.report["separability"][name]["words"] > 0.9
@@ -105,6 +106,17 @@ def test_matched_and_varied_rows_are_even(built: Built) -> None:
     ids = [r.id for r in built.rows]
     assert len(set(ids)) == len(ids)
     assert {r.meta["variant_of"] for r in built.rows if "variant_of" in r.meta} < set(ids)
+
+
+def test_templates_of_a_file_join_the_registered_ones(data: Path) -> None:
+    own = {"id": "own", "source": "safesignal/framings", "template": "In a play, [INSERT PROMPT HERE]"}
+    file = write(data / "own.jsonl", [own])
+    wrapping = Wrapping(4, families=("safesignal/framings",), files=(str(file),))
+    made = build(recipe(data, wrap=wrapping), data)
+    wrapped = [row for row in made.rows if row.meta.get("family") == "safesignal/framings"]
+    assert labels(wrapped) == {BENIGN: 4, MALICIOUS: 4}
+    assert all(row.prompt.startswith("In a play, ") and row.licence == "permissive" for row in wrapped)
+    assert "own.jsonl" in made.report["inputs"]
 
 
 def test_only_templates_that_may_ship_are_trained_on(data: Path, built: Built) -> None:

@@ -217,6 +217,23 @@ def test_both_labels_are_wrapped_alike() -> None:
     assert set(used.values()) == {3}
 
 
+def undone(kind: str, row: Record) -> str:
+    """Take the noise off again; return what of the text is not the base prompt's."""
+    text, base = row.prompt, str(row.meta["base_prompt"])
+    if kind == "typos":
+        return "" if sum(a != b for a, b in zip(text.split(), base.split(), strict=True)) == 1 else text
+    if kind == "gibberish":
+        assert len(text) > len(base) + 10
+        return text if base not in text else ""
+    if kind == "letters":
+        assert len(text) == len(base)
+        kept = [a for a, b in zip(text, base, strict=True) if a.lower() != b.lower()]
+        return "".join(a for a in kept if a.isascii() and a.isalpha())
+    # Case, marks and separators are all that changed: the letters and digits stand in their order.
+    bare = ["".join(c for c in t.lower() if c.isalnum()) for t in (text, base)]
+    return "" if bare[0] == bare[1] else text
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_disturbs_both_alike_and_a_little(kind: str) -> None:
     rows = [rec(f"b{i}", f"Please bake bread number {i} quickly.") for i in range(12)]
@@ -229,15 +246,19 @@ def test_noise_disturbs_both_alike_and_a_little(kind: str) -> None:
         assert one.meta["variant"] == two.meta["variant"] == kind
         assert one.prompt not in (one.meta["base_prompt"], two.prompt)
         assert one.prompt.isupper() == two.prompt.isupper()
-        assert one.prompt[-1] == two.prompt[-1]
-        if kind == "typos":
-            assert sum(a != b for a, b in zip(one.prompt.split(), one.meta["base_prompt"].split(), strict=True)) == 1
-        elif kind == "case":
-            assert one.prompt.lower() == one.meta["base_prompt"].lower()
-        else:
-            assert prompt_key(rec("x", one.prompt)) == prompt_key(one)
+        assert undone(kind, one) == undone(kind, two) == ""
     assert noisy(drawn, [kind], 0) == made
     assert noisy(drawn, [kind], 1) != made
+
+
+def test_gibberish_is_the_same_around_both_rows() -> None:
+    drawn = [(rec("a", "Bake it."), rec("b", "Curse it.", MALICIOUS))] * 30
+    sides: Counter[bool] = Counter()
+    for one, two in noisy(drawn, ["gibberish"], 0):
+        before, after = one.prompt.split("Bake it.")
+        assert two.prompt.split("Curse it.") == [before, after]
+        sides[bool(before)] += 1
+    assert sides[False] > sides[True] > 0
 
 
 def test_a_couple_that_noise_cannot_disturb_is_left_out() -> None:

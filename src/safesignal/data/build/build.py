@@ -125,6 +125,8 @@ class _Build:
         if recipe.wrap is None and not recipe.holdout.families:
             return [], []
         found = load_training(_TEMPLATES, data_dir=self.folder)
+        for file in recipe.wrap.files if recipe.wrap else ():
+            found += load_training(_TEMPLATES, path=file)
         families = {template.source for template in found}
         asked = set(recipe.wrap.families) if recipe.wrap else set()
         _require_known("holdout.families", recipe.holdout.families, families)
@@ -212,6 +214,7 @@ class _Build:
     def _inputs(self) -> list[Path]:
         """Return the local files that decide the rows."""
         files = {Path(part.file) for part in self.recipe.parts if part.file} | set(self.files)
+        files |= {Path(file) for file in (self.recipe.wrap.files if self.recipe.wrap else ())}
         if self.folder is not None:
             names = {_TEMPLATES, *(part.source for part in self.recipe.parts if part.source)}
             files |= {Path(self.folder) / file for name in names if (file := SOURCES[name].local_file)}

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -75,21 +75,23 @@ class Wrapping:
         n: Wrapped rows of each label.
         parts: Parts the requests come from; empty for all.
         families: Origins of the templates to use; empty for all that are not held out.
+        files: JSONL files of templates beside the registered set; paths are relative to the recipe.
     """
 
     n: int
     parts: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Copies with typos, odd case or odd punctuation, as many of either label.
+    """Copies with typos, odd case, letters or spacing, or gibberish around them; as many of either label.
 
     Attributes:
         rate: Noisy copies per row of the smaller class, in [0, 1].
         parts: Parts the rows come from; empty for all.
-        kinds: Out of typos, case, punctuation.
+        kinds: Out of `KINDS`; each gets the same share.
     """
 
     rate: float
@@ -169,6 +171,9 @@ def load_recipe(path: str | Path) -> Recipe:
     parts = tuple(_part(part, path.parent) for part in raw["parts"])
     match = tuple(Matching(**_frozen(table)) for table in raw.get("match", []))
     sections = {name: kind(**_frozen(raw[name])) for name, kind in _SECTIONS.items() if raw.get(name)}
+    if "wrap" in sections:
+        files = tuple(str(path.parent / file) for file in sections["wrap"].files)
+        sections["wrap"] = replace(sections["wrap"], files=files)
     plain = _frozen({name: value for name, value in raw.items() if name not in {"parts", "match", *_SECTIONS}})
     return Recipe(
         **{"name": path.stem} | plain, parts=parts, match=match, **sections, sha256=hashlib.sha256(content).hexdigest()
@@ -237,7 +242,7 @@ _FIELDS: dict[str, dict[str, _Check]] = {
         "by": _some_of(KEYS),
         "length_bins": (_is_ascending, "ascending integers of at least 1"),
     },
-    "wrap": {"n": _ONE_OR_MORE, "parts": _NAMES, "families": _NAMES},
+    "wrap": {"n": _ONE_OR_MORE, "parts": _NAMES, "families": _NAMES, "files": _NAMES},
     "noise": {
         "rate": (lambda v: _is_number(v) and 0 <= v <= 1, "a number in [0, 1]"),
         "parts": _NAMES,

@@ -7,6 +7,7 @@ neither tells the labels apart.
 from __future__ import annotations
 
 import random
+import re
 import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ Couple = tuple[Record, Record]
 
 def family_licence(family: str) -> str:
     """Return the licence of a family of templates by its repository (`pyrit/templates`: MIT); else ``unstated``."""
-    return {"pyrit": "permissive"}.get(family.partition("/")[0], "unstated")
+    return {"pyrit": "permissive", "safesignal": "permissive"}.get(family.partition("/")[0], "unstated")
 
 
 def couples(records: Iterable[Record], n: int, rng: random.Random) -> list[Couple]:
@@ -112,8 +113,38 @@ def _typos(text: str, rng: random.Random) -> str:
 
 
 def _case(text: str, rng: random.Random) -> str:
-    how: Callable[[str], str] = rng.choice((str.lower, str.upper, string.capwords))
+    """Change the case of everything, or of letters here and there."""
+    share = rng.uniform(0.2, 0.8)
+    how: Callable[[str], str] = rng.choice((str.lower, str.upper, string.capwords, lambda t: _flipped(t, share, rng)))
     return how(text)
+
+
+def _flipped(text: str, share: float, rng: random.Random) -> str:
+    return "".join(letter.swapcase() if rng.random() < share else letter for letter in text)
+
+
+def _letters(text: str, rng: random.Random) -> str:
+    """Write some or all of the letters that have look-alikes as one of these."""
+    script, share = rng.choice(_LOOKALIKES), rng.uniform(0.3, 1)
+    return "".join(script.get(c.lower(), c) if rng.random() < share else c for c in text)
+
+
+def _spacing(text: str, rng: random.Random) -> str:
+    """Put the same separator between letters, in some or all of the places."""
+    separator, share = rng.choice((" ", " ", ".", "-", "_", "*", "\u200b")), rng.uniform(0.3, 1)
+    return re.sub(r"(?<=\w)(?=\w)", lambda _: separator if rng.random() < share else "", text)
+
+
+def _gibberish(text: str, rng: random.Random) -> str:
+    """Put a run of unrelated scraps behind the text, sometimes before it, as an optimised suffix looks."""
+    scraps = " ".join(_scrap(rng) for _ in range(rng.randint(6, 24)))
+    return f"{scraps} {text}" if rng.random() < 0.2 else f"{text} {scraps}"
+
+
+def _scrap(rng: random.Random) -> str:
+    letters = "".join(rng.choices(string.ascii_letters, weights=[2] * 26 + [1] * 26, k=rng.randint(1, 7)))
+    marks = "".join(rng.choices(string.punctuation, k=rng.randint(1, 3)))
+    return rng.choice((letters, letters, rng.choice(_SYLLABLES) + rng.choice(_SYLLABLES), marks, marks + letters))
 
 
 def _punctuation(text: str, rng: random.Random) -> str:
@@ -126,9 +157,24 @@ def _punctuation(text: str, rng: random.Random) -> str:
     return bare + ("..." if how == 2 else "!!")
 
 
+_LOOKALIKES = (
+    dict(zip("abegiostz", "483910572", strict=True)),
+    dict(zip("aeiosl", "@3!0$1", strict=True)),
+    dict(zip("aeiouycn", "áéíóúýçñ", strict=True)),
+    dict(zip("aceopxyi", "асеорхуі", strict=True)),  # noqa: RUF001 (Cyrillic)
+)
+_SYLLABLES = (
+    "tri", "ver", "lam", "out", "Head", "ing", "ism", "call", "net", "Grey", "ously", "map", "Per", "col", "tab",
+    "river", "Int", "sum", "get", "ward", "ora", "xml", "fn", "quo", "mente", "ung", "Box", "less", "un", "ple",
+)  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str, random.Random], str]] = {
     "typos": _typos,
     "case": _case,
     "punctuation": _punctuation,
+    "letters": _letters,
+    "spacing": _spacing,
+    "gibberish": _gibberish,
 }
 """Kinds of noise."""

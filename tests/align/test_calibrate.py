@@ -51,6 +51,25 @@ def test_a_preset_keeps_its_budget_under_decoding_rules(model: SafeSignalModel) 
     assert result.presets["strict"].window <= result.presets["permissive"].window
 
 
+def test_lookalikes_raise_the_thresholds_of_the_presets_they_limit(model: SafeSignalModel) -> None:
+    torch.manual_seed(1)
+    randomise_(model.forward_signal.adapter)
+    model.forward_signal.adapter.requires_grad_(False)
+    model.trained_signal = True
+    answers = [model.encode_one(f"question {i}", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
+    alike = [model.encode_one(f"kill process {i}", f"stop {i * 104729} now " * (1 + i % 3)) for i in range(20)]
+    budget = {"strict": 0.5, "balanced": 0.5, "permissive": 0.5}
+    free = calibrate(model, answers, budget, lookalikes=alike)
+    bound = calibrate(model, answers, budget, lookalikes=alike, lookalike_fpr={"balanced": 0.1})
+    assert free.lookalikes["balanced"] > 0.1 >= bound.lookalikes["balanced"]
+    assert bound.presets["strict"] == free.presets["strict"]
+    assert bound.presets["balanced"].prompt >= free.presets["balanced"].prompt
+    assert bound.presets["balanced"].window >= free.presets["balanced"].window
+    assert (bound.presets["balanced"].measured_fpr or 0) <= (free.presets["balanced"].measured_fpr or 0)
+    assert (bound.n, bound.n_lookalikes) == (20, 20)
+    assert calibrate(model, answers, budget).presets == free.presets
+
+
 def test_nothing_to_calibrate_on_is_an_error(model: SafeSignalModel) -> None:
     with pytest.raises(DataError, match="no benign validation answer"):
         calibrate(model, [], {"strict": 0.05, "balanced": 0.02, "permissive": 0.005})

@@ -120,6 +120,12 @@ def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, re
     config = replace(CONFIG, val_fraction=0.3, epochs=3)
     result = align(model, config, [rows], tmp_path / "adapter")
     assert set(result.calibration.presets) == {"strict", "balanced", "permissive"}
+    looser = replace(config, target_fpr={"strict": 0.9, "balanced": 0.8, "permissive": 0.7})
+    again = align(make_model(), looser, [rows], tmp_path / "adapter")
+    assert again.calibration.presets["strict"].target_fpr == 0.9, "thresholds may be chosen again without training"
+    assert again.metrics == result.metrics
+    model.config = replace(model.config, presets=again.calibration.presets)
+    result = again
     loaded = SafeSignalModel.from_pretrained(tmp_path / "adapter", base=model.base, tokenizer=model.tokenizer)
     assert loaded.config.presets == result.calibration.presets
     assert loaded.training_record["rows_by_source"]["stand-in"] == loaded.training_record["train_rows"]

@@ -1,14 +1,17 @@
 """Thresholds, calibrated per answer: the share of the base model's own benign answers that is refused or stopped.
 
-Half of a preset's budget goes to the query threshold, the other half to the window threshold. Windows are replayed
-under the very rules that decoding applies (schedule, τ, r, closing), with the adapter's saved half-precision weights.
+Two sets of answers may set limits: those to ordinary prompts, and those to look-alikes, which sound harmful and are
+not. Half of a preset's budget on either set goes to the query threshold, the other half to the window threshold; the
+stricter demand counts. Windows are replayed under the very rules that decoding applies (schedule, τ, r, closing), with
+the adapter's saved half-precision weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from safesignal.config import OperatingPoint
 from safesignal.errors import DataError
@@ -30,18 +33,24 @@ class Calibration:
         presets: Thresholds by preset name.
         prompts: Query signals of the calibration rows.
         n: Rows.
+        lookalikes: Share of the answers to look-alikes that each preset refuses or stops; empty without such answers.
+        n_lookalikes: Their number.
     """
 
     presets: dict[str, OperatingPoint]
     prompts: tuple[float, ...]
     n: int
+    lookalikes: dict[str, float]
+    n_lookalikes: int
 
 
 def calibrate(
     model: SafeSignalModel,
     answers: Sequence[Encoded],
-    target_fpr: dict[str, float],
+    target_fpr: Mapping[str, float],
     *,
+    lookalikes: Sequence[Encoded] = (),
+    lookalike_fpr: Mapping[str, float] = MappingProxyType({}),
     schedule: Schedule | None = None,
     batch_size: int = 16,
 ) -> Calibration:
@@ -51,6 +60,8 @@ def calibrate(
         model: With its weights as they will be saved.
         answers: The base model's own answers to benign validation prompts, as the prefill of each conversation.
         target_fpr: Share of answers that each preset may refuse or stop, in (0, 1).
+        lookalikes: Its answers to benign prompts that sound harmful.
+        lookalike_fpr: Share of those that each preset may refuse or stop, in (0, 1); a preset not named has no limit.
         schedule: When answers are checked; None takes the model's.
         batch_size: Rows read together.
 
@@ -62,19 +73,38 @@ def calibrate(
             "no benign validation answer to calibrate the thresholds on. Expected at least one, better 150.",
             hint='`safesignal rollouts` with a job named `calibration` and `split = "val"` makes them',
         )
-    reader = WindowReader(model.forward_signal, answers, schedule or model.schedule(), batch_size)
-    prompts = reader.queries()
+    readers = [
+        WindowReader(model.forward_signal, own, schedule or model.schedule(), batch_size)
+        for own in (answers, lookalikes)
+        if own
+    ]
     base = Policy(tau=model.config.tau, r1=model.config.r1, r2=model.config.r2, r3=model.config.r3)
-    presets = {}
+    presets: dict[str, OperatingPoint] = {}
+    alarms: dict[str, float] = {}
     for name, target in target_fpr.items():
-        half = target / 2
-        prompt = lowest_threshold(prompts, half)
-        window = _window_threshold(reader, base, half)
-        policy = replace(base, threshold=prompt, window_threshold=window)
-        fired = reader.fired(policy)
-        stopped = sum(signal >= prompt or fire for signal, fire in zip(prompts, fired, strict=True))
-        presets[name] = OperatingPoint(prompt, window, target, round(stopped / len(answers), 5), len(answers))
-    return Calibration(presets, tuple(prompts), len(answers))
+        budgets = [target, *([lookalike_fpr[name]] if name in lookalike_fpr else [])]
+        policy = _lowest_policy(readers, base, budgets)
+        rates = [_refused(reader, policy) for reader in readers]
+        presets[name] = OperatingPoint(
+            policy.threshold, policy.window_threshold, target, round(rates[0], 5), len(answers)
+        )
+        if lookalikes:
+            alarms[name] = round(rates[-1], 5)
+    return Calibration(presets, tuple(readers[0].queries()), len(answers), alarms, len(lookalikes))
+
+
+def _lowest_policy(readers: Sequence[WindowReader], base: Policy, budgets: Sequence[float]) -> Policy:
+    """Return the policy with the lowest thresholds that keep to the budgets of the first readers."""
+    demands = list(zip(readers, budgets, strict=False))
+    prompt = max(lowest_threshold(reader.queries(), budget / 2) for reader, budget in demands)
+    window = max(_window_threshold(reader, base, budget / 2) for reader, budget in demands)
+    return replace(base, threshold=prompt, window_threshold=window)
+
+
+def _refused(reader: WindowReader, policy: Policy) -> float:
+    """Return the share of a reader's answers that the policy refuses or stops, in [0, 1]."""
+    found = zip(reader.queries(), reader.fired(policy), strict=True)
+    return sum(signal >= policy.threshold or fired for signal, fired in found) / reader.n
 
 
 def lowest_threshold(signals: Sequence[float], share: float) -> float:

@@ -75,6 +75,10 @@ class AlignConfig:
         default_factory=lambda: {"strict": 0.05, "balanced": 0.02, "permissive": 0.005}
     )
     """Share of the base model's own benign answers that each preset may refuse or stop."""
+    lookalike_job: str = "borderline-val"
+    """Rollout job whose rows, answers to benign prompts that sound harmful, limit the thresholds besides."""
+    lookalike_fpr: dict[str, float] = field(default_factory=dict)
+    """Share of those that a preset may refuse or stop; a preset not named has no such limit."""
     seed: int = 0
     """Of the mixture, the order, the drawn spans and the first weights."""
 
@@ -90,6 +94,7 @@ class AlignConfig:
             ("val_fraction", 0 < self.val_fraction < 1, "in (0, 1)"),
             ("eval_every", self.eval_every >= 1, "at least 1"),
             ("target_fpr", set(self.target_fpr) == set(PRESETS), f"one share for each of {', '.join(PRESETS)}"),
+            ("lookalike_fpr", set(self.lookalike_fpr) <= set(PRESETS), f"shares for some of {', '.join(PRESETS)}"),
         ]
         problems = [
             f"align.{name} = {getattr(self, name)}    must be {what}" for name, holds, what in bounds if not holds

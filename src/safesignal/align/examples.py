@@ -163,4 +163,4 @@ def _wrapped(record: Record, template: str) -> Record:
 
 
 def _is_calibration(record: Record, config: AlignConfig) -> bool:
-    return record.meta.get("job") == config.calibration_job
+    return record.meta.get("job") in (config.calibration_job, config.lookalike_job)

@@ -89,8 +89,10 @@ def align(
     val, _ = encode_examples(model, val_rows, config)
     val = _thinned(val, config.val_rows)
     answers = _calibration_answers(model, records, val, config)
-    counts = f"{len(train)} training rows, {len(val)} validation rows, {len(answers)} calibration answers"
-    log(f"{counts}; left out: {left_out} too long or unlabelled, {foreign} of other licences")
+    lookalikes = _job_answers(model, records, config.lookalike_job, config)
+    calibration_rows = f"{len(answers)} calibration answers and {len(lookalikes)} to look-alikes"
+    log(f"{len(train)} training rows, {len(val)} validation rows, {calibration_rows}")
+    log(f"left out: {left_out} too long or unlabelled, {foreign} of other licences")
 
     _write_prompts(folder / _WORK, train, val, records, config)
     trainer = Trainer(model, config, train, val, folder / _WORK)
@@ -98,9 +100,12 @@ def align(
     _round_to_half(model)
     metrics = validate(model, val, config)
     log(f"saved weights: {metrics.as_dict()}")
-    calibration = calibrate(model, answers, config.target_fpr)
+    calibration = calibrate(
+        model, answers, config.target_fpr, lookalikes=lookalikes, lookalike_fpr=config.lookalike_fpr
+    )
     model.config = replace(model.config, presets=calibration.presets)
     model.training_record = _record(config, train, val, data, metrics, trainer.history, time.perf_counter() - begun)
+    model.training_record["lookalikes"] = {"n": calibration.n_lookalikes, "measured_fpr": calibration.lookalikes}
     if trainer.accelerator.is_main_process:
         model.save_pretrained(folder)
     return AlignResult(metrics, calibration, time.perf_counter() - begun, left_out)
@@ -142,17 +147,22 @@ def _calibration_answers(
     model: SafeSignalModel, records: Sequence[Record], val: Sequence[Example], config: AlignConfig
 ) -> list[Encoded]:
     """Return the calibration job's answers; without one, the benign answers of the validation split."""
-    own = [r for r in records if r.meta.get("job") == config.calibration_job and r.response_label == "benign"]
-    if own:
-        _, kept = split_by_prompt(own, config.val_fraction, SPLIT_SEED)
-        if len(kept) < len(own):
-            raise DataError(
-                f"{len(own) - len(kept)} calibration rows have prompts of the training split. "
-                "Expected validation prompts.",
-                hint='make them with `split = "val"` in the plan, and keep `val_fraction`',
-            )
-        return [model.encode_one(r.chat(), r.prefill + (r.response or "")) for r in own]
+    if found := _job_answers(model, records, config.calibration_job, config):
+        return found
     return [e.encoded for e in val if e.prompt_is_malicious is False and e.response_is_malicious is False]
+
+
+def _job_answers(model: SafeSignalModel, records: Sequence[Record], job: str, config: AlignConfig) -> list[Encoded]:
+    """Return the benign answers of a rollout job, all to prompts of the validation split."""
+    own = [r for r in records if r.meta.get("job") == job and r.response_label == "benign"]
+    _, kept = split_by_prompt(own, config.val_fraction, SPLIT_SEED)
+    if len(kept) < len(own):
+        raise DataError(
+            f"{len(own) - len(kept)} rows of job `{job}` have prompts of the training split. "
+            "Expected validation prompts.",
+            hint='make them with `split = "val"` in the plan, and keep `val_fraction`',
+        )
+    return [model.encode_one(r.chat(), r.prefill + (r.response or "")) for r in own]
 
 
 def _round_to_half(model: SafeSignalModel) -> None:

@@ -29,6 +29,8 @@ __all__ = ["Progress", "Trainer"]
 
 _STATE_FILE = "state.pt"
 _HISTORY_FILE = "history.jsonl"
+_AFTER_TRAINING = ("target_fpr", "lookalike_fpr")
+"""Settings that only the thresholds depend on: a finished run may be calibrated again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,8 @@ class Trainer:
         for example in (*self.train, *self.val):
             labels = (example.record.id, example.prompt_is_malicious, example.response_is_malicious)
             rows.update(repr((labels, example.encoded.ids)).encode())
-        parts = {"align": asdict(self.config), "signal": asdict(replace(self.model.config, presets={}))}
+        settings = {k: v for k, v in asdict(self.config).items() if k not in _AFTER_TRAINING}
+        parts = {"align": settings, "signal": asdict(replace(self.model.config, presets={}))}
         base = asdict(self.model.identity())
         return json.dumps({**parts, "base": base, "rows": rows.hexdigest()}, sort_keys=True)
 

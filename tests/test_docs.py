@@ -67,10 +67,13 @@ def tiny() -> SafeSignalModel:
 
 
 @pytest.mark.parametrize("block", RUNNABLE)
-def test_python_blocks_run(block: Block, tiny: SafeSignalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a tiny model, so that a renamed method shows on every push."""
+def test_python_blocks_run(
+    block: Block, tiny: SafeSignalModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against a tiny model, so that a renamed method shows on every push; every block shows something."""
     monkeypatch.setattr(SafeSignalModel, "from_pretrained", lambda *_, **__: tiny)
     exec(compile(block.text, block.place, "exec"), {"__name__": "document"})
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_imports(module: str) -> None:
-    importlib.import_module(module)
+    assert importlib.import_module(module).__name__ == module
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if is_public(name)])

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safesignal.data.jsonl import append_jsonl
+from safesignal.errors import DataError
+from safesignal.evals.schema import validate_results
 
 RUN: dict[str, Any] = {
     "schema_version": 1,
@@ -47,6 +49,15 @@ def attempt(number: int, status: str = "resisted", **more: Any) -> dict[str, Any
 
 def attempts(status: str, count: int, start: int = 0, **more: Any) -> list[dict[str, Any]]:
     return [attempt(start + number, status, **more) for number in range(count)]
+
+
+def has_schema(results: Mapping[str, Any]) -> bool:
+    """Tell whether results are let through by the check of their schema."""
+    try:
+        validate_results(results)
+    except DataError:
+        return False
+    return True
 
 
 def run_folder(

@@ -12,7 +12,7 @@ from safesignal.errors import DataError
 from safesignal.evals.results import summarise_run
 from safesignal.evals.schema import rate_row, validate_results
 from safesignal.stats import Rate
-from tests.evals.rows import attempts, run_folder
+from tests.evals.rows import attempts, has_schema, run_folder
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +39,11 @@ def damaged(results: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def test_what_was_made_from_files_has_the_schema(results: dict[str, Any]) -> None:
-    validate_results(results)
+    assert has_schema(results)
 
 
 def test_fields_beyond_the_schema_are_let_through(results: dict[str, Any]) -> None:
-    validate_results(results | {"comment": "x"})
+    assert has_schema(results | {"comment": "x"})
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,8 @@ def test_each_unsupported_option_raises(option: dict[str, Any]) -> None:
 
 
 def test_neutral_values_pass() -> None:
-    resolve({"num_beams": 1, "guidance_scale": 1.0}, min_new_tokens=0, no_repeat_ngram_size=0, num_return_sequences=1)
+    neutral: dict[str, Any] = {"min_new_tokens": 0, "no_repeat_ngram_size": 0, "num_return_sequences": 1}
+    assert resolve({"num_beams": 1, "guidance_scale": 1.0}, **neutral) == resolve(None)
 
 
 @pytest.mark.parametrize("given", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0, "do_sample": True}])

@@ -3,6 +3,7 @@
 #   make test         the fast tests
 #   make check        what CI runs: lint, format, types, floors, then the fast tests
 #   make test-slow    the tests that load SmolLM2
+#   make adapter      rebuild the shipped adapter from its sources: DATA names the folder of the public sets
 #   make test-oldest  the fast tests on the oldest supported transformers
 #   make clean        remove caches and builds (the environment stays: rm -rf .venv)
 # Another interpreter: make PYTHON=python3.12 test
@@ -25,7 +26,7 @@ PIP := $(PY) -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo setup setup-dev test test-slow test-oldest lint format check clean
+.PHONY: help demo setup setup-dev test test-slow test-oldest adapter lint format check clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -63,6 +64,17 @@ test: $(VENV)/.stamp-dev
 
 test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
+
+# Four steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
+# on, the training itself. Only rows whose licence lets the result ship.
+DATA ?= ../shared/data
+WORK := runs/smollm2
+
+adapter: $(VENV)/.stamp-dev
+	@$(BIN)/safesignal rollouts --plan recipes/smollm2.toml --data_dir $(DATA) --licence permissive --licence sharealike --output $(WORK)/rollouts.jsonl
+	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output $(WORK)/requests.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/smollm2-answers.yaml --data_dir $(DATA) --output $(WORK)/answers.jsonl --overwrite
+	@$(BIN)/safesignal align --config recipes/smollm2.toml --data $(WORK)/requests.jsonl --data $(WORK)/answers.jsonl --output $(WORK)/adapter
 
 # A second transformers with its own hub client, laid over the environment by PYTHONPATH.
 $(VENV)/.stamp-oldest: pyproject.toml | $(VENV)/.stamp-dev

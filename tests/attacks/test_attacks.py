@@ -94,6 +94,22 @@ class TestPrefill:
             "cell/depth=4/a": "Sureé",
         }
 
+    def test_who_is_left_out_is_counted_by_depth_and_reason(self) -> None:
+        pieces = {"a": ("Su", "re", "!"), "b": ("Ok", ".")}
+        asked = [behavior(name) for name in "abcde"]
+        attack = Prefill(depth=(1, 3, 4), pieces=pieces, missing={"c": "refused", "d": "refused", "e": "empty"})
+        assert attack.left_out(asked) == {
+            "depth=1": {"empty": 1, "refused": 2},
+            "depth=3": {"empty": 1, "refused": 2, "too_short": 1},
+            "depth=4": {"empty": 1, "refused": 2, "too_short": 2},
+        }
+        planned = attack.plan(asked, "cell", GREEDY)
+        assert {f"depth={k}": 5 - sum(plan.variant == f"depth={k}" for plan in planned) for k in (1, 3, 4)} == {
+            variant: sum(reasons.values()) for variant, reasons in attack.left_out(asked).items()
+        }
+        assert Prefill(depth=(1,)).left_out(asked[:2]) == {"depth=1": {"no_answer": 2}}
+        assert Prefill().left_out(asked) == {}
+
     def test_a_depth_without_answers_is_an_error(self) -> None:
         with pytest.raises(UsageError, match="no compliant answer is known"):
             Prefill(depth=(5,)).plan(behaviors(1), "cell", GREEDY)
@@ -102,6 +118,7 @@ class TestPrefill:
         append_jsonl(tmp_path / "p.jsonl", [{"id": "b1", "prefill": "Well,"}])
         plans = Prefill(file=str(tmp_path / "p.jsonl")).plan(behaviors(3), "cell", GREEDY)
         assert [(plan.behavior.id, plan.prefill) for plan in plans] == [("b1", "Well,")]
+        assert Prefill(file=str(tmp_path / "p.jsonl")).left_out(behaviors(3)) == {"file": {"not_in_file": 2}}
         append_jsonl(tmp_path / "q.jsonl", [{"id": "b1", "text": "Well,"}])
         with pytest.raises(DataError, match="line 1"):
             Prefill(file=str(tmp_path / "q.jsonl")).plan(behaviors(1), "cell", GREEDY)
@@ -237,7 +254,7 @@ class TestMultiturn:
         (lambda: Perturb(kinds=("upside-down",)), "perturb.kinds"),
         (lambda: Prefill(text=""), "prefill.text"),
         (lambda: Prefill(depth=(0,)), "prefill.depth"),
-        (lambda: Prefill(depth=(5,), target=True), "at most one of the three"),
+        (lambda: Prefill(depth=(5,), target=True), "at most one of target, depth and file"),
         (lambda: Template(per_family=-1), "template.per_family"),
         (lambda: Multiturn(turns=()), "multiturn.turns"),
     ],
@@ -245,3 +262,20 @@ class TestMultiturn:
 def test_settings_out_of_range_are_named(make: Any, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value", "said"),
+    [
+        (Template, "families", "family-1", "template.families = 'family-1'    must be a list, each text"),
+        (Artifact, "exclude", "GCG", "artifact.exclude = 'GCG'    must be a list, each text"),
+        (Multiturn, "turns", "Hello.", "multiturn.turns = 'Hello.'    must be a list, each text"),
+        (Perturb, "kinds", "case", "perturb.kinds = 'case'    must be a list, each text"),
+        (Prefill, "depth", 5, "prefill.depth = 5    must be a list, each a whole number"),
+        (Decoding, "top_ks", "5", "decoding.top_ks = '5'    must be a list, each a whole number"),
+    ],
+)
+def test_one_value_is_never_read_as_a_list(kind: Any, setting: str, value: Any, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        kind(**{setting: value})
+    assert str(caught.value).splitlines()[1:] == [f"  {said}"]

@@ -39,6 +39,8 @@ VAL_FRACTION = 0.1
 SPLIT_SEED = 0
 
 _FEWEST_TOKENS = 4
+_LISTS = ("sources", "files", "prefills")
+"""Fields of a plan that hold several texts; one text would be read letter by letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,10 @@ def read_plan(path: str | Path) -> list[RolloutJob]:
     for index, table in enumerate(content.get("rollouts", []), 1):
         problems += [f"rollouts[{index}].{name}    is unknown" for name in sorted(set(table) - known)]
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
+        texts = [name for name in _LISTS if isinstance(values.get(name), str)]
+        if texts:
+            problems += [f"rollouts[{index}].{name} = {values[name]!r}    must be a list of texts" for name in texts]
+            continue
         values["files"] = tuple(str(Path(path).parent / name) for name in values.get("files", ()))
         try:
             jobs.append(RolloutJob(**{name: value for name, value in values.items() if name in known}))

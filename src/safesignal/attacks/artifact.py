@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan
+from safesignal.attacks.settings import require
 from safesignal.errors import UsageError
 
 __all__ = ["Artifact"]
@@ -22,6 +23,10 @@ class Artifact:
     """Methods to keep; empty keeps all."""
     exclude: tuple[str, ...] = ()
     """Methods to leave out."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings of another kind."""
+        require(self)
 
     def plan(self, behaviors: Sequence[Behavior], cell: str, sampling: Sampling) -> list[Plan]:
         """Return one attempt per published prompt; its method is variant and family.

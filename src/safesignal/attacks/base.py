@@ -13,9 +13,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 from zlib import crc32
 
-from safesignal.errors import UsageError
-from safesignal.problems import problems_in
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,11 +24,11 @@ __all__ = [
     "Reply",
     "Request",
     "Sampling",
+    "Selective",
     "Status",
     "Target",
     "WhiteBox",
     "make_plan",
-    "require",
 ]
 
 Message = dict[str, str]
@@ -216,6 +213,15 @@ class Attack(Protocol):
         ...
 
 
+@runtime_checkable
+class Selective(Protocol):
+    """An attack that makes no attempt on some behaviors, for want of what it needs for them."""
+
+    def left_out(self, behaviors: Sequence[Behavior]) -> dict[str, dict[str, int]]:
+        """Return, by variant, how many behaviors are left out, by reason."""
+        ...
+
+
 def make_plan(
     name: str,
     cell: str,
@@ -254,18 +260,3 @@ def make_plan(
         sampling=sampling,
         number=crc32(plan_id.encode()),
     )
-
-
-def require(attack: str, *bounds: tuple[str, object, str, bool]) -> None:
-    """Raise one error for every setting that is out of range.
-
-    Args:
-        attack: Name of the attack.
-        bounds: Name, value, what it must be, and whether it is.
-
-    Raises:
-        UsageError: If a bound does not hold.
-    """
-    problems = [f"{attack}.{name} = {value!r}    must be {bound}" for name, value, bound, holds in bounds if not holds]
-    if problems:
-        raise UsageError(problems_in("in the attack", problems))

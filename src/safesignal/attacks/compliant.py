@@ -1,20 +1,21 @@
 """Compliant answers that the unguarded target wrote itself, for prefills of k tokens; written once and kept in a file.
 
-A prefill in the target's own words is the strongest: it is what the target would have said, had it not refused.
+A prefill in the target's own words is the strongest: it is what the target would have said, had it not refused. The
+file keeps answers, not verdicts: whether an answer complies is judged when it is read, by the judge of the day.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
 
 from safesignal.attacks.base import Behavior, Reply, Request, Sampling, Target
-from safesignal.attacks.prefill import OPENING
+from safesignal.attacks.prefill import OPENING, Prefill
 from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.judges.base import Judge
 from safesignal.judges.refusal import judge_refusal
@@ -38,12 +39,16 @@ class CompliantPrefixes:
     """What the unguarded target complied with.
 
     Attributes:
-        pieces: By behavior id, the tokens of its compliant answer as text; `Prefill.pieces` takes them.
-        left_out: Ids of behaviors it refused, or said nothing to.
+        pieces: By behavior id, the tokens of its compliant answer as text.
+        left_out: By behavior id, why it has none: `refused`, `empty`, or `unknown` to the refusal judge.
     """
 
     pieces: Mapping[str, tuple[str, ...]]
-    left_out: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+    def given_to(self, attack: Prefill) -> Prefill:
+        """Return the attack with these answers to begin with."""
+        return replace(attack, pieces=self.pieces, missing=self.left_out)
 
 
 def compliant_prefixes(
@@ -59,13 +64,13 @@ def compliant_prefixes(
     """Let the unguarded target answer what the file does not hold yet, and return the compliant answers.
 
     Answers are greedy and begin with the opening the set brings, or with "Sure, here is". They are keyed by all that
-    decides them, so one file serves many targets.
+    decides them, so one file serves many targets; none of it depends on a judge.
 
     Args:
         target: The model without its guard.
         behaviors: What to answer.
         path: JSONL file, appended to.
-        refusal: Keeps an answer only if it says `no` to its continuation.
+        refusal: An answer complies if it says `no` to its continuation.
         max_new_tokens: Length of the continuation.
         batch_size: Answers written together.
         progress: Called with (answers there, all answers).
@@ -80,11 +85,27 @@ def compliant_prefixes(
             batch = left[start : start + batch_size]
             replies = target.answer([_request(behavior, sampling) for behavior in batch])
             for behavior, reply in zip(batch, replies, strict=True):
-                writer.write({"id": keys[behavior.id], **_row(target, behavior, reply, refusal)})
+                writer.write({"id": keys[behavior.id], **_row(target, behavior, reply)})
             progress(len(behaviors) - len(left) + start + len(batch), len(behaviors))
-    rows = {row["id"]: row for _, row in read_jsonl(path)}
-    kept = {name: tuple(rows[key]["pieces"]) for name, key in keys.items() if rows[key]["kept"]}
-    return CompliantPrefixes(kept, tuple(name for name in keys if name not in kept))
+    wanted = set(keys.values())
+    rows = {row["id"]: row for _, row in read_jsonl(path) if row["id"] in wanted}
+    why = {behavior.id: _why_left_out(behavior, rows[keys[behavior.id]], refusal) for behavior in behaviors}
+    kept = {name: _pieces(target, rows[key]) for name, key in keys.items() if not why[name]}
+    return CompliantPrefixes(kept, {name: reason for name, reason in why.items() if reason})
+
+
+def _why_left_out(behavior: Behavior, row: Mapping[str, Any], refusal: Judge) -> str:
+    """Return why a recorded answer is no compliant one; empty if it is."""
+    continuation = str(row["text"]).removeprefix(_opening(behavior))
+    if not continuation.strip():
+        return "empty"
+    verdict = "yes" if row.get("refused") else refusal(behavior.text, continuation).verdict
+    return {"no": "", "yes": "refused"}.get(verdict, "unknown")
+
+
+def _pieces(target: PlainSource, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the tokens of a recorded answer; older rows lack them where a judge of the time saw a refusal."""
+    return tuple(row["pieces"] or target.pieces(row["text"]))
 
 
 def _key(identity: Mapping[str, Any], behavior: Behavior, sampling: Sampling) -> str:
@@ -102,16 +123,13 @@ def _request(behavior: Behavior, sampling: Sampling) -> Request:
     return Request((message,), _opening(behavior), sampling, crc32(behavior.id.encode()))
 
 
-def _row(target: PlainSource, behavior: Behavior, reply: Reply, refusal: Judge) -> dict[str, Any]:
-    judged = refusal(behavior.text, reply.text)
-    kept = judged.verdict == "no" and not reply.refused and bool(reply.text.strip())
+def _row(target: PlainSource, behavior: Behavior, reply: Reply) -> dict[str, Any]:
     text = _opening(behavior) + reply.text
     return {
         "target": target.name,
         "dataset": behavior.dataset,
         "behavior_id": behavior.id,
-        "kept": kept,
-        "rule": judged.rule,
+        "refused": reply.refused,
         "text": text,
-        "pieces": list(target.pieces(text)) if kept else [],
+        "pieces": list(target.pieces(text)),
     }

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan, require
+from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan
+from safesignal.attacks.settings import require
 
 __all__ = ["Decoding"]
 
@@ -37,11 +38,11 @@ class Decoding:
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         require(
-            self.name,
-            ("temperatures", self.temperatures, "above 0", all(value > 0 for value in self.temperatures)),
-            ("top_ps", self.top_ps, "in (0, 1]", all(0 < value <= 1 for value in self.top_ps)),
-            ("top_ks", self.top_ks, "at least 1", all(value >= 1 for value in self.top_ks)),
-            ("samples", self.samples, "at least 1", self.samples >= 1),
+            self,
+            ("temperatures", "above 0", lambda values: all(value > 0 for value in values)),
+            ("top_ps", "in (0, 1]", lambda values: all(0 < value <= 1 for value in values)),
+            ("top_ks", "at least 1", lambda values: all(value >= 1 for value in values)),
+            ("samples", "at least 1", lambda value: value >= 1),
         )
 
     def plan(self, behaviors: Sequence[Behavior], cell: str, sampling: Sampling) -> list[Plan]:

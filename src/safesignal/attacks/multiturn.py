@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan, require
+from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan
+from safesignal.attacks.settings import require
 
 __all__ = ["Multiturn", "topic_of"]
 
@@ -37,7 +38,7 @@ class Multiturn:
 
     def __post_init__(self) -> None:
         """Refuse an escalation of nothing."""
-        require(self.name, ("turns", self.turns, "at least one, none empty", bool(self.turns) and all(self.turns)))
+        require(self, ("turns", "at least one, none empty", lambda turns: bool(turns) and all(turns)))
 
     def plan(self, behaviors: Sequence[Behavior], cell: str, sampling: Sampling) -> list[Plan]:
         """Return one attempt per behavior; the last turn's answer is the one that is judged."""

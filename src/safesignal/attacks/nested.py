@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan, require
+from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan
+from safesignal.attacks.settings import require
 
 __all__ = ["Nested"]
 
@@ -39,10 +40,10 @@ class Nested:
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         require(
-            self.name,
-            ("scene", self.scene, "non-empty", bool(self.scene.strip())),
-            ("layers", self.layers, "at least 1", self.layers >= 1),
-            ("characters", self.characters, "at least 1", self.characters >= 1),
+            self,
+            ("scene", "non-empty", lambda text: bool(text.strip())),
+            ("layers", "at least 1", lambda value: value >= 1),
+            ("characters", "at least 1", lambda value: value >= 1),
         )
 
     def plan(self, behaviors: Sequence[Behavior], cell: str, sampling: Sampling) -> list[Plan]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan, require
+from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan
+from safesignal.attacks.settings import require
 
 __all__ = ["PERTURBATIONS", "Perturb"]
 
@@ -113,9 +114,9 @@ class Perturb:
         """Refuse settings out of range."""
         known = ", ".join(PERTURBATIONS)
         require(
-            self.name,
-            ("kinds", self.kinds, f"some of {known}", bool(self.kinds) and set(self.kinds) <= set(PERTURBATIONS)),
-            ("rate", self.rate, "in (0, 1]", 0 < self.rate <= 1),
+            self,
+            ("kinds", f"some of {known}", lambda kinds: bool(kinds) and set(kinds) <= set(PERTURBATIONS)),
+            ("rate", "in (0, 1]", lambda rate: 0 < rate <= 1),
         )
 
     def plan(self, behaviors: Sequence[Behavior], cell: str, sampling: Sampling) -> list[Plan]:

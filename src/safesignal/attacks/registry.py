@@ -10,8 +10,7 @@ from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from itertools import pairwise
 from textwrap import shorten
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from safesignal.attacks.artifact import Artifact
 from safesignal.attacks.base import Attack
@@ -21,6 +20,7 @@ from safesignal.attacks.multiturn import Multiturn
 from safesignal.attacks.nested import Nested
 from safesignal.attacks.perturb import Perturb
 from safesignal.attacks.prefill import Prefill
+from safesignal.attacks.settings import cast, fits, words_of
 from safesignal.attacks.template import Template
 from safesignal.errors import UsageError
 from safesignal.problems import problems_in
@@ -32,7 +32,7 @@ ATTACKS: dict[str, type[Any]] = {
 }
 """Every attack by name."""
 
-_INTERNAL = ("pieces",)
+_INTERNAL = ("pieces", "missing")
 """Fields that no suite can give."""
 
 
@@ -55,10 +55,10 @@ def build_attack(spec: Mapping[str, Any]) -> Attack:
         if key not in known:
             near = get_close_matches(key, known, n=1)
             problems.append(f"{name}.{key}    is unknown; {_meant(near, known)}")
-        elif not _fits(value, hints[key]):
-            problems.append(f"{name}.{key} = {value!r}    must be {_words(hints[key])}")
+        elif not fits(value, hints[key]):
+            problems.append(f"{name}.{key} = {value!r}    must be {words_of(hints[key])}")
         else:
-            values[key] = _as(value, hints[key])
+            values[key] = cast(value, hints[key])
     try:
         attack: Attack = kind(**values)
     except UsageError as error:
@@ -106,28 +106,3 @@ def _unknown(name: str) -> UsageError:
 
 def _meant(near: list[str], known: Mapping[str, Any]) -> str:
     return f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known) or 'no settings'}"
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(hint, UnionType):
-        return any(_fits(value, one) for one in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, list | tuple) and all(_fits(one, get_args(hint)[0]) for one in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _as(value: Any, hint: Any) -> Any:
-    """Return a fitting value as its field holds it."""
-    if get_origin(hint) is tuple:
-        return tuple(_as(one, get_args(hint)[0]) for one in value)
-    return float(value) if hint is float else value
-
-
-def _words(hint: Any) -> str:
-    if isinstance(hint, UnionType):
-        return " or ".join(_words(one) for one in get_args(hint))
-    if get_origin(hint) is tuple:
-        return f"a list, each {_words(get_args(hint)[0])}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(hint, "null")

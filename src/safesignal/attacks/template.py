@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan, require
+from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan
+from safesignal.attacks.settings import require
 from safesignal.data.records import Record
 from safesignal.data.sources import load_source
 from safesignal.errors import UsageError
@@ -45,9 +46,9 @@ class Template:
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         require(
-            self.name,
-            ("per_family", self.per_family, "0 (all) or more", self.per_family >= 0),
-            ("per_behavior", self.per_behavior, "0 (all) or more", self.per_behavior >= 0),
+            self,
+            ("per_family", "0 (all) or more", lambda value: value >= 0),
+            ("per_behavior", "0 (all) or more", lambda value: value >= 0),
         )
 
     def plan(self, behaviors: Sequence[Behavior], cell: str, sampling: Sampling) -> list[Plan]:

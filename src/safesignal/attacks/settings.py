@@ -1,0 +1,70 @@
+"""What the settings of an attack may be: of the kind their fields say, and within bounds; all problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from safesignal.errors import UsageError
+from safesignal.problems import problems_in
+
+__all__ = ["Bound", "cast", "fits", "require", "words_of"]
+
+Bound = tuple[str, str, Callable[[Any], bool]]
+"""Name of a setting, what it must be, and whether a value is that."""
+
+
+def require(attack: Any, *bounds: Bound) -> None:
+    """Raise one error for every setting of another kind than its field's, or out of its bounds.
+
+    A text where a list is wanted would be read letter by letter, so it is refused.
+
+    Args:
+        attack: A dataclass with a `name`.
+        bounds: Looked at where the value is of the right kind.
+
+    Raises:
+        UsageError: If a setting will not do.
+    """
+    problems = list(_problems(attack, bounds))
+    if problems:
+        raise UsageError(problems_in("in the attack", problems))
+
+
+def _problems(attack: Any, bounds: tuple[Bound, ...]) -> Iterator[str]:
+    hints = get_type_hints(type(attack))
+    strange = {own.name for own in fields(attack) if not fits(getattr(attack, own.name), hints[own.name])}
+    for name in sorted(strange):
+        yield f"{attack.name}.{name} = {getattr(attack, name)!r}    must be {words_of(hints[name])}"
+    for name, wanted, holds in bounds:
+        if name not in strange and not holds(value := getattr(attack, name)):
+            yield f"{attack.name}.{name} = {value!r}    must be {wanted}"
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is of the kind that a field's type names; a list is as good as a tuple."""
+    if isinstance(hint, UnionType):
+        return any(fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, list | tuple) and all(fits(one, get_args(hint)[0]) for one in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, get_origin(hint) or hint) and (hint is bool or not isinstance(value, bool))
+
+
+def cast(value: Any, hint: Any) -> Any:
+    """Return a fitting value as its field holds it."""
+    if get_origin(hint) is tuple:
+        return tuple(cast(one, get_args(hint)[0]) for one in value)
+    return float(value) if hint is float else value
+
+
+def words_of(hint: Any) -> str:
+    """Return a kind in words."""
+    if isinstance(hint, UnionType):
+        return " or ".join(words_of(one) for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a list, each {words_of(get_args(hint)[0])}"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(hint, "null")

@@ -1,0 +1,36 @@
+"""Reading a plan of rollouts: paths, and what is wrong with its tables, all of it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safesignal.align.rollouts import read_plan
+from safesignal.errors import UsageError
+
+
+def plan(folder: Path, text: str) -> Path:
+    path = folder / "plan.toml"
+    path.write_text(text)
+    return path
+
+
+def test_lists_become_tuples_and_files_lie_beside_the_plan(tmp_path: Path) -> None:
+    (job,) = read_plan(
+        plan(
+            tmp_path, '[[rollouts]]\nname = "a"\nprompts = "benign"\nn = 2\nfiles = ["x.jsonl"]\nprefills = ["", "Yes"]'
+        )
+    )
+    assert (job.name, job.n, job.files, job.prefills) == ("a", 2, (str(tmp_path / "x.jsonl"),), ("", "Yes"))
+
+
+def test_a_text_in_the_place_of_a_list_is_an_error_beside_the_others(tmp_path: Path) -> None:
+    text = '[[rollouts]]\nname = "a"\nprompts = "benign"\nn = 2\nfiles = "x.jsonl"\nprefills = "Yes"\n'
+    with pytest.raises(UsageError) as caught:
+        read_plan(plan(tmp_path, text + '[[rollouts]]\nname = "b"\nprompt = "benign"\n'))
+    lines = str(caught.value).splitlines()[1:]
+    assert lines[0] == "  rollouts[1].files = 'x.jsonl'    must be a list of texts"
+    assert lines[1] == "  rollouts[1].prefills = 'Yes'    must be a list of texts"
+    assert lines[2] == "  rollouts[2].prompt    is unknown"
+    assert len(lines) == 4

@@ -7,6 +7,7 @@
     │   └── DataError          exit 2   a row, file or data set is not what was announced
     ├── ModelError             exit 1   the base model cannot carry a signal (family, attention backend, length)
     │   └── TemplateError      exit 1   no roles can be given to the tokens
+    ├── EndpointError          exit 1   a server was asked and gave no answer that can be used
     ├── AdapterError           exit 1   the adapter does not belong to this base model, tokenizer or template
     └── SignalError            exit 1   the signal is missing or not a probability: nothing may be generated
         └── SignalMaskError    exit 1   the gate cannot tell which rows hold the safety token
@@ -15,6 +16,7 @@
 __all__ = [
     "AdapterError",
     "DataError",
+    "EndpointError",
     "ModelError",
     "SafeSignalError",
     "SignalError",
@@ -55,6 +57,10 @@ class ModelError(SafeSignalError):
 
 class TemplateError(ModelError):
     """Roles cannot be given to the tokens: no chat template, or one that rewrites what it is given."""
+
+
+class EndpointError(SafeSignalError):
+    """A server was asked, again and again, and gave no answer that can be used."""
 
 
 class AdapterError(SafeSignalError):

@@ -1,76 +1,41 @@
-"""The endpoint target against a server in this process: what is sent, what is understood, and when it tries again."""
+"""The endpoint target against a server in this process: what is sent, what is understood, and who fails alone."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from safesignal.attacks.base import Request, Sampling
+from safesignal.attacks.base import Reply, Request, Sampling
 from safesignal.attacks.endpoint import EndpointTarget
-from safesignal.errors import SafeSignalError, UsageError
-
-
-class Server(ThreadingHTTPServer):
-    """Plays prepared (status, body, headers) in turn, the last one for ever; keeps what it was sent."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[tuple[int, Any, dict[str, str]]] = []
-        self.seen: list[tuple[str, dict[str, str], dict[str, Any]]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        server: Any = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server.seen.append((self.path, dict(self.headers), body))
-        status, answer, headers = server.script.pop(0) if len(server.script) > 1 else server.script[0]
-        if callable(answer):
-            answer = answer(body)
-        raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(raw)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+from safesignal.attacks.runner import run_plans
+from safesignal.data.jsonl import Writer
+from safesignal.errors import EndpointError, UsageError
+from safesignal.judges.refusal import RefusalJudge
+from safesignal.openai_client import ChatClient
+from tests.attacks.stand_ins import ANSWER, plans
+from tests.chat_server import ChatServer, said, serving
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server() -> Iterator[ChatServer]:
+    with serving() as running:
         yield running
-        running.shutdown()
-        thread.join()
-
-
-def said(content: str | None = "Red.", finish: str = "stop", **more: Any) -> dict[str, Any]:
-    message = {"role": "assistant", "content": content, **more}
-    return {"choices": [{"message": message, "finish_reason": finish}], "usage": {"completion_tokens": 2}}
 
 
 def ask(text: str = "Name a colour.", *, prefill: str = "", number: int = 0, **drawn: Any) -> Request:
     return Request(({"role": "user", "content": text},), prefill, Sampling(**{"max_new_tokens": 9} | drawn), number)
 
 
-def target(server: Server, **more: Any) -> EndpointTarget:
-    return EndpointTarget(server.url, "some-model", **{"backoff": 0.0} | more)
+def target(server: ChatServer, **more: Any) -> EndpointTarget:
+    return EndpointTarget(ChatClient(server.url, "some-model", **{"backoff": 0.0} | more))
 
 
-def test_what_is_sent(server: Server) -> None:
+def test_what_is_sent(server: ChatServer) -> None:
     server.script = [(200, said(), {})]
     target(server).answer([ask(temperature=0.5, top_p=0.9, seed=2)])
     path, headers, body = server.seen[0]
@@ -86,7 +51,7 @@ def test_what_is_sent(server: Server) -> None:
     }
 
 
-def test_a_prefill_is_a_trailing_assistant_message_to_go_on_from(server: Server) -> None:
+def test_a_prefill_is_a_trailing_assistant_message_to_go_on_from(server: ChatServer) -> None:
     server.script = [(200, said(), {})]
     target(server).answer([ask(prefill="Sure,", top_k=5)])
     body = server.seen[0][2]
@@ -94,7 +59,7 @@ def test_a_prefill_is_a_trailing_assistant_message_to_go_on_from(server: Server)
     assert (body["continue_final_message"], body["add_generation_prompt"], body["top_k"]) == (True, False, 5)
 
 
-def test_what_is_understood(server: Server) -> None:
+def test_what_is_understood(server: ChatServer) -> None:
     server.script = [
         (200, said("Red.", "length"), {}),
         (200, said("Sorry.", "content_filter"), {}),
@@ -109,49 +74,56 @@ def test_what_is_understood(server: Server) -> None:
     assert cut.first_seconds is None
 
 
-def test_replies_come_in_the_order_of_the_requests(server: Server) -> None:
+def test_replies_come_in_the_order_of_the_requests(server: ChatServer) -> None:
     server.script = [(200, lambda body: said(body["messages"][-1]["content"]), {})]
     replies = target(server).answer([ask(f"colour {i}", number=i) for i in range(12)])
     assert [reply.text for reply in replies] == [f"colour {i}" for i in range(12)]
     assert len({body["seed"] for _, _, body in server.seen}) == 12
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_server_is_asked_again(server: Server, status: int) -> None:
-    server.script = [(status, {"error": "busy"}, {"Retry-After": "0"}), (status, {}, {}), (200, said(), {})]
-    assert target(server).answer([ask()])[0].text == "Red."
-    assert len(server.seen) == 3
+def test_one_failure_is_raised_or_stands_alone(server: ChatServer) -> None:
+    def answer(body: dict[str, Any]) -> Any:
+        return {"choices": []} if body["messages"][0]["content"] == "colour 1" else said()
 
-
-def test_it_gives_up_in_the_end(server: Server) -> None:
-    server.script = [(503, {"error": "busy"}, {})]
-    with pytest.raises(SafeSignalError, match=r"503 .*busy.*3 times"):
-        target(server, retries=2).answer([ask()])
-    assert len(server.seen) == 3
-
-
-def test_a_wrong_request_is_not_sent_again(server: Server) -> None:
-    server.script = [(400, {"error": "no such model"}, {})]
-    with pytest.raises(SafeSignalError, match=r"400 .*no such model"):
-        target(server).answer([ask()])
-    assert len(server.seen) == 1
-
-
-@pytest.mark.parametrize("answer", [b"<html>", {"choices": []}, {"choices": [{"message": None}]}, [1]])
-def test_an_answer_of_another_shape_is_an_error(server: Server, answer: Any) -> None:
     server.script = [(200, answer, {})]
-    with pytest.raises(SafeSignalError, match="Expected"):
-        target(server).answer([ask()])
+    asked = [ask(f"colour {i}") for i in range(3)]
+    with pytest.raises(EndpointError, match="Expected `choices`"):
+        target(server).answer(asked)
+    assert [type(reply) for reply in target(server).answer_each(asked)] == [Reply, EndpointError, Reply]
 
 
-def test_nobody_listening_is_an_error(server: Server) -> None:
-    with pytest.raises(SafeSignalError, match="2 times"):
-        EndpointTarget("http://127.0.0.1:9/v1", "m", retries=1, backoff=0.0).answer([ask()])
+def test_a_bad_row_costs_no_second_try_of_the_others(server: ChatServer, tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> Any:
+        return {"choices": []} if body["messages"][-1]["content"] == "Name colour 1." else said(ANSWER)
+
+    server.script = [(200, answer, {})]
+    with Writer(tmp_path / "attempts.jsonl") as writer:
+        counts = run_plans(plans(4), target(server), writer, {"refusal": RefusalJudge()}, batch_size=4)
+    assert counts == {"succeeded": 3, "resisted": 0, "errored": 1, "budget_exhausted": 0}
+    assert len(server.seen) == 4
+    rows = {row["id"]: row for row in map(json.loads, (tmp_path / "attempts.jsonl").read_text().splitlines())}
+    assert "Expected `choices` with a message" in rows["cell/b1"]["error"]
 
 
-def test_the_key_is_read_from_the_environment_and_never_recorded(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_script_ends_where_its_row_fails(server: ChatServer, tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> Any:
+        return {"choices": []} if body["messages"][-1]["content"] == "first 1" else said(ANSWER)
+
+    server.script = [(200, answer, {})]
+    scripts = [replace(one, script=(f"first {i}", f"second {i}")) for i, one in enumerate(plans(3))]
+    with Writer(tmp_path / "attempts.jsonl") as writer:
+        counts = run_plans(scripts, target(server), writer, {"refusal": RefusalJudge()}, batch_size=3)
+    assert (counts["succeeded"], counts["errored"]) == (2, 1)
+    assert sorted(body["messages"][-1]["content"] for _, _, body in server.seen) == [
+        "first 0",
+        "first 1",
+        "first 2",
+        "second 0",
+        "second 2",
+    ]
+
+
+def test_the_key_is_never_recorded(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="SOME_KEY is not set"):
         target(server, api_key_env="SOME_KEY")
     monkeypatch.setenv("SOME_KEY", "s3cret")
@@ -159,9 +131,4 @@ def test_the_key_is_read_from_the_environment_and_never_recorded(
     keyed = target(server, api_key_env="SOME_KEY")
     keyed.answer([ask()])
     assert server.seen[0][1]["Authorization"] == "Bearer s3cret"
-    assert "s3cret" not in json.dumps(keyed.identity())
-
-
-def test_an_address_that_is_none_is_refused() -> None:
-    with pytest.raises(UsageError, match="file:///etc"):
-        EndpointTarget("file:///etc", "m")
+    assert keyed.identity() == {"kind": "endpoint", "name": "some-model", "url": server.url}

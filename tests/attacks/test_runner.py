@@ -119,7 +119,7 @@ def test_interrupting_is_no_crash(tmp_path: Path) -> None:
 def test_a_status_comes_from_the_refusal_judge_alone(tmp_path: Path) -> None:
     row = one(tmp_path, REFUSAL, {"refusal": judge_refusal, "harm": always("yes")})
     assert row["status"] == "resisted"
-    assert row["judgements"]["harm"] == {"verdict": "yes", "rule": "told"}
+    assert row["judgements"]["harm"] == {"verdict": "yes", "rule": "told", "fingerprint": ""}
 
 
 def test_judges_see_the_bare_request_and_the_released_text(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from safesignal.evals.results import summarise_run
 from safesignal.judges.embedded import EmbeddedJudge
+from safesignal.judges.refusal import RefusalJudge
 from tests.cli.conftest import Run, read_rows, write_rows
 from tests.evals.rows import attempt as evaluated
 from tests.evals.rows import run_folder
@@ -27,13 +28,45 @@ def test_a_run_is_judged_and_resumed(run: Run, tmp_path: Path) -> None:
     assert run("judge", "--run", tmp_path).code == 0
     found = read_rows(tmp_path / "judgements.jsonl")
     assert {row["attempt"]: row["verdict"] for row in found} == {"c/v/1": "yes", "c/v/2": "no", "c/v/3": "unknown"}
-    assert all(set(row) == {"id", "attempt", "judge", "verdict", "rule"} for row in found)
+    fields = {"id", "attempt", "judge", "verdict", "rule", "fingerprint", "text_sha256"}
+    assert all(set(row) == fields for row in found)
     assert all(row["id"] == f"refusal/{row['attempt']}" for row in found)
     write_rows(tmp_path / "attempts.jsonl", [*rows, attempt("c/v/5", YES)])
     assert run("judge", "--run", tmp_path).code == 0
     again = read_rows(tmp_path / "judgements.jsonl")
     assert again[:3] == found
     assert [row["attempt"] for row in again[3:]] == ["c/v/5"]
+
+
+def test_another_text_or_a_changed_judge_is_judged_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judged() -> list[tuple[str, str]]:
+        assert run("judge", "--run", tmp_path).code == 0
+        return [(row["attempt"], row["verdict"]) for row in read_rows(tmp_path / "judgements.jsonl")]
+
+    write_rows(tmp_path / "attempts.jsonl", [attempt("a", NO), attempt("b", YES)])
+    first = [("a", "yes"), ("b", "no")]
+    assert judged() == first
+    write_rows(tmp_path / "attempts.jsonl", [attempt("a", NO), attempt("b", NO)])
+    assert judged() == [*first, ("b", "yes")]
+    monkeypatch.setattr(RefusalJudge, "fingerprint", "another")
+    assert judged() == [*first, ("b", "yes"), ("a", "yes"), ("b", "yes")]
+    assert len(judged()) == 5
+
+
+def test_verdicts_of_two_judges_are_not_mixed_in_one_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "open", "response": NO}])
+    args = ["judge", "--input", source, "--output", tmp_path / "out.jsonl"]
+    assert run(*args).code == 0
+    assert run(*args).code == 0
+    assert len(read_rows(tmp_path / "out.jsonl")) == 1
+    monkeypatch.setattr(RefusalJudge, "fingerprint", "another")
+    done = run(*args)
+    assert done.code == 2
+    assert "holds verdicts of another judge" in done.err
 
 
 def test_verdicts_given_afterwards_reach_the_results(run: Run, tmp_path: Path) -> None:

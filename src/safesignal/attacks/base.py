@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 from zlib import crc32
 
+from safesignal.errors import SafeSignalError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,6 +25,7 @@ __all__ = [
     "Plan",
     "Reply",
     "Request",
+    "RowByRow",
     "Sampling",
     "Selective",
     "Status",
@@ -148,6 +151,15 @@ class Target(Protocol):
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer requests, in one batch if it can; one reply per request, in order."""
+        ...
+
+
+@runtime_checkable
+class RowByRow(Protocol):
+    """A target whose rows succeed or fail each for itself, so that one failure costs no second try of the others."""
+
+    def answer_each(self, requests: Sequence[Request]) -> list[Reply | SafeSignalError]:
+        """Answer requests; one that fails is an error among the replies of the others."""
         ...
 
 

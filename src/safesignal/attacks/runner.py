@@ -14,10 +14,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safesignal.attacks.base import Message, Plan, Reply, Request, Status, Target
+from safesignal.attacks.base import Message, Plan, Reply, Request, RowByRow, Status, Target
 from safesignal.data.jsonl import Writer, read_jsonl
-from safesignal.errors import UsageError
-from safesignal.judges.base import Judge, Judgement
+from safesignal.errors import SafeSignalError, UsageError
+from safesignal.judges.base import Judge, Judgement, verdict_row
 
 __all__ = ["REFUSAL", "counts_of", "first_request", "run_plans", "status_of", "statuses"]
 
@@ -29,6 +29,7 @@ _SAYS_SOMETHING = 5
 """An answer cut at its length with fewer words than this says neither yes nor no, whatever a judge makes of it."""
 
 T = TypeVar("T")
+Exchange = tuple[Request, Reply | SafeSignalError]
 
 
 def run_plans(
@@ -39,6 +40,7 @@ def run_plans(
     *,
     batch_size: int = 8,
     progress: Callable[[int, int], None] = lambda *_: None,
+    known: dict[str, str] | None = None,
 ) -> dict[str, int]:
     """Make the attempts that the writer's file does not hold yet, or holds as errored.
 
@@ -49,6 +51,8 @@ def run_plans(
         judges: By name; `refusal` decides the status, the others stand beside it.
         batch_size: Attempts answered together.
         progress: Called with (attempts done, all attempts).
+        known: Status by attempt id of what the file holds, kept up to date, so that many cells read it once; None
+            reads the file.
 
     Returns:
         Attempts by status, of all plans.
@@ -57,7 +61,7 @@ def run_plans(
         UsageError: If there is no judge called `refusal`, two plans share an id, or `batch_size` is below 1.
     """
     _check(plans, judges, batch_size)
-    known = statuses(writer.path)
+    known = statuses(writer.path) if known is None else known
     left = [plan for plan in plans if known.get(plan.id, Status.ERRORED) == Status.ERRORED]
     done = len(plans) - len(left)
     progress(done, len(plans))
@@ -110,7 +114,10 @@ def _attempt(batch: Sequence[Plan], target: Target, judges: Mapping[str, Judge])
     exchanges, error = _caught(lambda: _converse(batch, target))
     if exchanges is not None:
         for plan, (request, reply) in zip(batch, exchanges, strict=True):
-            yield _judged(plan, request, reply, judges)
+            if isinstance(reply, SafeSignalError):
+                yield _row(plan, request, None, Status.ERRORED, {}, _ending(reply))
+            else:
+                yield _judged(plan, request, reply, judges)
     elif len(batch) > 1:
         for plan in batch:
             yield from _attempt([plan], target, judges)
@@ -118,16 +125,23 @@ def _attempt(batch: Sequence[Plan], target: Target, judges: Mapping[str, Judge])
         yield _row(batch[0], first_request(batch[0]), None, Status.ERRORED, {}, error)
 
 
-def _converse(batch: Sequence[Plan], target: Target) -> list[tuple[Request, Reply]]:
-    """Send scripts turn by turn, all of them together, and return the last exchange of each."""
-    requests = [first_request(plan) for plan in batch]
-    replies = target.answer(requests)
+def _converse(batch: Sequence[Plan], target: Target) -> list[Exchange]:
+    """Send scripts turn by turn, all of them together, and return the last exchange of each; a failure ends one."""
+    exchanges = _send([first_request(plan) for plan in batch], target)
     for turn in range(1, len(batch[0].script)):
-        requests = [
-            _request(plan, turn, (*request.messages, {"role": "assistant", "content": reply.text}))
-            for plan, request, reply in zip(batch, requests, replies, strict=True)
-        ]
-        replies = target.answer(requests)
+        going = {
+            index: _request(plan, turn, (*request.messages, {"role": "assistant", "content": reply.text}))
+            for index, (plan, (request, reply)) in enumerate(zip(batch, exchanges, strict=True))
+            if isinstance(reply, Reply)
+        }
+        for index, exchange in zip(going, _send(list(going.values()), target), strict=True):
+            exchanges[index] = exchange
+    return exchanges
+
+
+def _send(requests: Sequence[Request], target: Target) -> list[Exchange]:
+    """Return requests with their replies; where a target can, a row that failed stands among the others."""
+    replies = target.answer_each(requests) if isinstance(target, RowByRow) else target.answer(requests)
     return list(zip(requests, replies, strict=True))
 
 
@@ -151,7 +165,8 @@ def _judged(plan: Plan, request: Request, reply: Reply, judges: Mapping[str, Jud
     found, error = _caught(lambda: {name: judge(plan.behavior.text, reply.text) for name, judge in judges.items()})
     if found is None:
         return _row(plan, request, reply, Status.ERRORED, {}, error)
-    return _row(plan, request, reply, status_of(reply, found[REFUSAL]), found, None)
+    rows = {name: verdict_row(judges[name], said) for name, said in found.items()}
+    return _row(plan, request, reply, status_of(reply, found[REFUSAL]), rows, None)
 
 
 def status_of(reply: Reply, refusal: Judgement) -> Status:
@@ -171,8 +186,13 @@ def _caught(action: Callable[[], T]) -> tuple[T | None, str]:
     try:
         return action(), ""
     except Exception as error:  # noqa: BLE001 - see above
-        lines = "".join(traceback.format_exception(error)).strip().splitlines()
-        return None, "\n".join(lines[-_TRACEBACK_LINES:])
+        return None, _ending(error)
+
+
+def _ending(error: Exception) -> str:
+    """Return the end of an error's traceback."""
+    lines = "".join(traceback.format_exception(error)).strip().splitlines()
+    return "\n".join(lines[-_TRACEBACK_LINES:])
 
 
 def _row(
@@ -180,7 +200,7 @@ def _row(
     request: Request,
     reply: Reply | None,
     status: Status,
-    judgements: Mapping[str, Judgement],
+    judgements: Mapping[str, Mapping[str, str]],
     error: str | None,
 ) -> dict[str, Any]:
     """Return a row of `attempts.jsonl` (docs/run-folder.md); what a crash left unknown is null."""
@@ -212,5 +232,5 @@ def _row(
         "released_after_transition": reply.released_after_transition,
         "checks": list(reply.checks),
         **({"pieces": list(reply.pieces)} if reply.pieces else {}),
-        "judgements": {name: {"verdict": own.verdict, "rule": own.rule} for name, own in judgements.items()},
+        "judgements": dict(judgements),
     }

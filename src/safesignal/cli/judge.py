@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from safesignal.data.records import read_records
 from safesignal.data.sources import SOURCES, load_training
 from safesignal.errors import DataError, UsageError
 from safesignal.files import write_json
+from safesignal.judges.base import verdict_row
 
 if TYPE_CHECKING:
     from safesignal.judges.base import BatchJudge, Judgement
@@ -43,9 +45,7 @@ class JudgeOptions:
     url: Annotated[str | None, option("url", "Base address of the endpoint, up to /v1.", _JUDGE)] = None
     endpoint_model: Annotated[str | None, option("endpoint_model", "Model name at the endpoint.", _JUDGE)] = None
     rubric: Annotated[str, option("rubric", "strongreject or yes_no.", _JUDGE)] = "strongreject"
-    key_variable: Annotated[str, option("key_variable", "Environment variable with the endpoint's key.", _JUDGE)] = (
-        "OPENAI_API_KEY"
-    )
+    api_key_env: Annotated[str, option("api_key_env", "Environment variable that holds its key.", _JUDGE)] = ""
     batch_size: Annotated[int, option("batch_size", "Completions judged side by side.", _JUDGE)] = 16
 
     def check(self) -> None:
@@ -76,9 +76,10 @@ class JudgeOptions:
             return EmbeddedJudge.load()
         if self.judge == "endpoint":
             from safesignal.judges.endpoint import EndpointJudge
+            from safesignal.openai_client import ChatClient
 
             rubric: Any = self.rubric
-            return EndpointJudge(self.url or "", self.endpoint_model or "", rubric, key_variable=self.key_variable)
+            return EndpointJudge(ChatClient(self.url or "", self.endpoint_model or "", self.api_key_env), rubric)
         from safesignal.judges.guards import GuardJudge, format_for
 
         format_for(self.family or self.judge)
@@ -159,7 +160,7 @@ def _train(data_dir: str | None) -> None:
 
 
 def _judge_run(which: JudgeOptions, folder: Path) -> None:
-    """Judge the last row of every attempt that ran; what is in judgements.jsonl is not judged again.
+    """Judge the last row of every attempt that ran, but for texts that this very judge has judged already.
 
     The results of an evaluation are made anew, so that reports show the verdicts.
     """
@@ -170,32 +171,59 @@ def _judge_run(which: JudgeOptions, folder: Path) -> None:
             raise DataError(f"attempt {row['id']!r} has no `text` or `behavior`. Expected both as text.")
     loaded = which.load()
     with Writer(folder / "judgements.jsonl") as writer:
-        left = [row for row in ran if f"{loaded.name}/{row['id']}" not in writer.done]
+        known = {row["id"]: _basis(row) for _, row in read_jsonl(writer.path)}
+        names = [_name(loaded, row) for row in ran]
+        left = [(row, name) for row, name in zip(ran, names, strict=True) if known.get(name["id"]) != _basis(name)]
         _note_done(len(ran) - len(left), len(ran), writer.path)
         for start in range(0, len(left), _CHUNK):
             chunk = left[start : start + _CHUNK]
-            pairs = [(row["behavior"], row["text"]) for row in chunk]
-            for row, said in zip(chunk, _judged(loaded, pairs, folder.name, which.batch_size), strict=True):
-                named = {"id": f"{loaded.name}/{row['id']}", "attempt": row["id"], "judge": loaded.name}
-                writer.write(named | {"verdict": said.verdict, "rule": said.rule})
+            pairs = [(row["behavior"], row["text"]) for row, _ in chunk]
+            for (_, name), said in zip(chunk, _judged(loaded, pairs, folder.name, which.batch_size), strict=True):
+                writer.write({**name, **verdict_row(loaded, said)})
     if (folder / "results.json").exists():
         from safesignal.evals.results import summarise_run
 
         summarise_run(folder)
 
 
+def _name(judge: BatchJudge, attempt: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a verdict is known by: the judge as it is now, and the text it has read."""
+    return {
+        "id": f"{judge.name}/{attempt['id']}",
+        "attempt": str(attempt["id"]),
+        "judge": judge.name,
+        "fingerprint": judge.fingerprint,
+        "text_sha256": sha256(f"{attempt['behavior']}\0{attempt['text']}".encode(errors="replace")).hexdigest()[:16],
+    }
+
+
+def _basis(verdict: Mapping[str, Any]) -> tuple[Any, Any]:
+    return verdict.get("fingerprint"), verdict.get("text_sha256")
+
+
 def _judge_file(which: JudgeOptions, source: str, target: str) -> None:
-    """Judge rows with a response; each comes out with `judge`, `verdict` and `rule` added."""
+    """Judge rows with a response; each comes out with `judge`, `verdict`, `rule` and `fingerprint` added."""
     records = read_records(source, require=("response",))
     loaded = which.load()
     with Writer(target) as writer:
+        _refuse_others(loaded, writer.path)
         left = [record for record in records if record.id not in writer.done]
         _note_done(len(records) - len(left), len(records), writer.path)
         for start in range(0, len(left), _CHUNK):
             chunk = left[start : start + _CHUNK]
             pairs = [(record.prompt, record.response or "") for record in chunk]
             for record, said in zip(chunk, _judged(loaded, pairs, source, which.batch_size), strict=True):
-                writer.write(record.to_row() | {"judge": loaded.name, "verdict": said.verdict, "rule": said.rule})
+                writer.write(record.to_row() | {"judge": loaded.name} | verdict_row(loaded, said))
+
+
+def _refuse_others(judge: BatchJudge, path: Path) -> None:
+    """Raise if a file holds verdicts of another judge, or of this one as it was."""
+    own = (judge.name, judge.fingerprint)
+    if any((row.get("judge"), row.get("fingerprint")) != own for _, row in read_jsonl(path)):
+        raise UsageError(
+            f"`{path}` holds verdicts of another judge than `{judge.name}` as it is now. Expected its own, to go on.",
+            hint="choose another `--output`",
+        )
 
 
 _CHUNK = 64

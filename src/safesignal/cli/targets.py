@@ -37,8 +37,9 @@ class EndpointOptions:
         if self.endpoint is None or self.endpoint_model is None:
             return None
         from safesignal.attacks.endpoint import EndpointTarget
+        from safesignal.openai_client import ChatClient
 
-        return EndpointTarget(self.endpoint, self.endpoint_model, self.api_key_env)
+        return EndpointTarget(ChatClient(self.endpoint, self.endpoint_model, self.api_key_env))
 
 
 def guarded_target(model: SafeSignalModel, signal: SignalOptions, policy: PolicyOptions) -> GuardedTarget:

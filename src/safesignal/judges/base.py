@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from hashlib import sha256
+from types import ModuleType
+from typing import Any, Literal, Protocol, runtime_checkable
 
-__all__ = ["BatchJudge", "Judge", "JudgeVerdict", "Judgement"]
+__all__ = [
+    "BatchJudge",
+    "Judge",
+    "JudgeVerdict",
+    "Judgement",
+    "digest",
+    "fingerprint_of",
+    "judge_all",
+    "source_of",
+    "verdict_row",
+]
 
 JudgeVerdict = Literal["yes", "no", "unknown"]
 
@@ -43,6 +57,40 @@ class BatchJudge(Judge, Protocol):
         """What its judgements and reports call it."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides its verdicts: rules, weights, rubric; what a recorded verdict is known by."""
+        ...
+
     def judge_all(self, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
         """Judge (behavior, completion) pairs; one judgement per pair, in order."""
         ...
+
+
+def fingerprint_of(judge: Judge) -> str:
+    """Return a judge's fingerprint; empty for one without, whose recorded verdicts are never taken for its own."""
+    return judge.fingerprint if isinstance(judge, BatchJudge) else ""
+
+
+def judge_all(judge: Judge, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
+    """Judge (behavior, completion) pairs, together if the judge can."""
+    return judge.judge_all(pairs) if isinstance(judge, BatchJudge) else [judge(*pair) for pair in pairs]
+
+
+def verdict_row(judge: Judge, said: Judgement) -> dict[str, str]:
+    """Return what is recorded of a judgement (docs/run-folder.md)."""
+    return {"verdict": said.verdict, "rule": said.rule, "fingerprint": fingerprint_of(judge)}
+
+
+def digest(*parts: Any) -> str:
+    """Return a short hash of JSON values and bytes, in order."""
+    found = sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+        found.update(b"\0")
+    return found.hexdigest()[:16]
+
+
+def source_of(*modules: ModuleType) -> list[str]:
+    """Return the source of modules whose code decides verdicts."""
+    return [inspect.getsource(module) for module in modules]

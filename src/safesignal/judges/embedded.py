@@ -12,10 +12,12 @@ import hashlib
 import json
 import random
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -24,8 +26,8 @@ from numpy.typing import NDArray
 
 from safesignal.errors import UsageError
 from safesignal.judges.agreement import measure_agreement
-from safesignal.judges.base import Judgement
-from safesignal.judges.refusal import judge_refusal
+from safesignal.judges.base import Judgement, digest, source_of
+from safesignal.judges.refusal import RefusalJudge, judge_refusal
 from safesignal.modeling.zoo import cache_dir
 
 __all__ = ["EmbeddedJudge", "TrainingRow", "default_folder", "disjoint", "normalise", "train_embedded"]
@@ -82,6 +84,13 @@ class EmbeddedJudge:
     def name(self) -> str:
         """What its judgements call it."""
         return "harm"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of weights, threshold and the code that makes features, the refusal rules among it."""
+        arrays = (self.weights.tobytes(), self.idf.tobytes())
+        code = source_of(sys.modules[__name__])
+        return digest(*arrays, self.bias, self.threshold, code, RefusalJudge().fingerprint)
 
     def __call__(self, behavior: str, completion: str) -> Judgement:
         """Judge one completion."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from safesignal.errors import ModelError, UsageError
-from safesignal.judges.base import Judgement, JudgeVerdict
+from safesignal.judges.base import Judgement, JudgeVerdict, digest
+from safesignal.modeling.adapter_io import identify
 
 __all__ = ["FORMATS", "GuardFormat", "GuardJudge", "format_for"]
 
@@ -175,6 +177,12 @@ class GuardJudge:
         if not guard_format.prompt and not tokenizer.chat_template:
             raise ModelError(f"guard `{name}` has no chat template. Expected one, which holds its instructions.")
         return cls(model, tokenizer, guard_format, name=name, batch_size=batch_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the guard's weights, tokenizer and template, and of how it is asked and read."""
+        guard = asdict(identify(self.model, self.tokenizer, ""))
+        return digest(guard, self.format.prompt, self.format.verdict.pattern, self.format.words, _MAX_REPLY)
 
     def __call__(self, behavior: str, completion: str) -> Judgement:
         """Judge one completion."""

@@ -9,12 +9,14 @@ words stand in :mod:`safesignal.judges.refusal_patterns` and, for brief and lect
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from safesignal.judges import refusal_patterns as words
 from safesignal.judges import refusal_soft as soft
-from safesignal.judges.base import Judgement, JudgeVerdict
+from safesignal.judges.base import Judgement, JudgeVerdict, digest, source_of
 
 __all__ = ["OPENING", "REMARK", "RULES", "SHORT", "Judgement", "RefusalJudge", "Rule", "judge_refusal"]
 
@@ -133,6 +135,11 @@ class RefusalJudge:
 
     name = "refusal"
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the rules and their words."""
+        return _fingerprint()
+
     def __call__(self, behavior: str, completion: str) -> Judgement:
         """Judge one completion."""
         return judge_refusal(behavior, completion)
@@ -140,6 +147,11 @@ class RefusalJudge:
     def judge_all(self, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
         """Judge (behavior, completion) pairs."""
         return [judge_refusal(*pair) for pair in pairs]
+
+
+@cache
+def _fingerprint() -> str:
+    return digest(source_of(sys.modules[__name__], words, soft))
 
 
 def _read(behavior: str, completion: str) -> _Reading:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -11,10 +13,20 @@ from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Answer
 from safesignal.modeling.score import score_encoded
-from safesignal.rules import ANNEALING, EVERY, Policy, Schedule, periodic
+from safesignal.rules import ANNEALING, EVERY, Policy, Schedule, Trajectory, periodic
 from safesignal.rules.trajectory import decisive_signal
-from safesignal.types import Check, CheckKind, Role, Verdict
-from tests.invariants.harness import NEVER, NEVER_AT_ALL, PROMPTS, encoded, guarded, run, windows
+from safesignal.types import Check, CheckKind, Role, Span, Verdict
+from tests.invariants.harness import (
+    NEVER,
+    NEVER_AT_ALL,
+    PROMPTS,
+    Recorder,
+    encoded,
+    guarded,
+    oracle_signal,
+    run,
+    windows,
+)
 from tests.support import Family
 
 
@@ -73,6 +85,42 @@ def test_with_false_alarms(schedule: Schedule, new: int) -> None:
         late += sum(windows(a)[-1].step == windows(a)[-2].step for _, a in calm)
     assert alarms > 0, "no false alarm, so rule 3 was never scored"
     assert schedule == EVERY or late >= 0
+
+
+def one_by_one(read: Callable[[Span], float], length: int, policy: Policy, schedule: Schedule) -> list[Check]:
+    """Follow the windows of an answer of `length` tokens, each read by itself."""
+    course, checks = Trajectory(policy), []
+    for n in [n for n in range(1, length + 1) if schedule.due(n) or n == length]:
+        while n > course.checked or (n == length and course.closing_due(n)):
+            span = course.span(n)
+            signal = read(span)
+            verdict, action = course.observe(signal, span, n)
+            checks.append(Check(n, signal, verdict, span, CheckKind.WINDOW))
+            course = Trajectory(policy, frontier=n, checked=n) if action.refuse else course
+    return checks
+
+
+@pytest.mark.parametrize("schedule", [EVERY, ANNEALING, periodic(7)], ids=str)
+def test_guesses_change_nothing_and_save_forwards(schedule: Schedule) -> None:
+    model = guarded("llama")
+    given = encoded(model, PROMPTS[:2], "The letters of this answer, and there are many, all end here.")
+    readers = [cache(lambda span, one=one: oracle_signal(model, one.ids, one.ranges(span))) for one in given]
+    (plain, *_) = score_encoded(model.forward_signal, given, NEVER_AT_ALL, schedule)
+    levels = sorted(plain.response_signals)
+    for share, tau in itertools.product((0.0, 0.3, 0.5, 0.7, 0.9), (1, 2, 3)):
+        at = int(share * (len(levels) - 1))
+        policy = Policy(threshold=1.0, window_threshold=(levels[at] + levels[at + 1]) / 2, tau=tau)
+        recorder = Recorder(model)
+        with recorder.on():
+            scores = score_encoded(model.forward_signal, given, policy, schedule)
+        for score, read, one in zip(scores, readers, given, strict=True):
+            expected = one_by_one(read, one.prefill, policy, schedule)
+            assert [replace(check, signal=0.0) for check in score.checks[1:]] == [
+                replace(check, signal=0.0) for check in expected
+            ]
+            assert score.response_signals == pytest.approx([check.signal for check in expected], abs=1e-4)
+        # One for the text, one for all spans as if benign, and few for what malicious ones lead to.
+        assert len(recorder.passes) <= 5
 
 
 def test_a_prompt_alone() -> None:

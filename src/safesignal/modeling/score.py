@@ -1,22 +1,30 @@
-"""Reading the signal of text that exists already: a prompt, or a prompt and somebody's response."""
+"""Reading the signal of text that exists already: a prompt, or a prompt and somebody's response.
+
+Which spans are read depends on earlier verdicts. So a course is followed to its end on what is known and on guesses,
+all that was guessed is read in one forward, and the course is followed anew until nothing in it is a guess.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.forward import SignalForward, TextState
 from safesignal.modeling.output import Score
-from safesignal.modeling.rows import Course, Row, close_gaps, drive
-from safesignal.rules import Policy, Schedule, Trajectory
-from safesignal.rules.trajectory import GO_ON, decisive_signal, replay
+from safesignal.modeling.rows import Course, Record, Row, close_gaps
+from safesignal.rules import Policy, Schedule, Trajectory, query_verdict
+from safesignal.rules.trajectory import decisive_signal, replay
 from safesignal.types import Check, CheckKind, Span
 
 __all__ = ["WindowReader", "score_encoded"]
 
 _KEPT_BYTES = 4 * 2**30
+
+T = TypeVar("T")
 
 
 @torch.no_grad()
@@ -35,10 +43,10 @@ def score_encoded(
         schedule: When the response is read; its end is always read.
     """
     rows = [Row(number, encoded, policy, schedule) for number, encoded in enumerate(conversations)]
-    state = _fed(forward, rows)
-    courses = {(r, c): course for r, row in enumerate(rows) for c, course in enumerate((row.query(), _windows(row)))}
-    drive(courses, lambda wanted: _read(forward, state, rows, wanted))
-    return [_score(row) for row in rows]
+    queries = [(r, partial(_query, row)) for r, row in enumerate(rows)]
+    windows = [(r, partial(_windows, row)) for r, row in enumerate(rows)]
+    checks = _Texts(forward, rows).follow([*queries, *windows])
+    return [_score([*query, *own], policy) for query, own in zip(checks[: len(rows)], checks[len(rows) :], strict=True)]
 
 
 class WindowReader:
@@ -54,70 +62,114 @@ class WindowReader:
     def __init__(
         self, forward: SignalForward, answers: Sequence[Encoded], schedule: Schedule, batch_size: int = 16
     ) -> None:
-        self.forward = forward
         self.schedule = schedule
         self.n = len(answers)
         # Similar lengths share a batch; the order of `answers` is restored on the way out.
         order = sorted(range(self.n), key=lambda index: len(answers[index].ids))
         self._groups = [order[i : i + batch_size] for i in range(0, self.n, batch_size)]
         self._answers = answers
-        self._known: dict[tuple[int, Span], float] = {}
-        self._kept: dict[int, TextState] = {}
-        self._kept_bytes = 0
+        self._texts = [_Texts(forward, [self._row(index, Policy()) for index in group]) for group in self._groups]
 
     def queries(self) -> list[float]:
         """Return the query signal of every conversation."""
-        wanted = {index: [Span(query=True)] for index in range(self.n)}
-        self._learn(wanted)
-        return [self._known[index, Span(query=True)] for index in range(self.n)]
+        found = self._follow(lambda index: partial(_query, self._row(index, Policy())))
+        return [check.signal for (check,) in found]
 
     def fired(self, policy: Policy) -> list[bool]:
         """Tell, per answer, whether its windows alone make the policy fire."""
-        rows = [Row(index, encoded, policy, self.schedule) for index, encoded in enumerate(self._answers)]
-        courses = {index: _until_fired(row) for index, row in enumerate(rows)}
-        actions = drive(courses, self._learn)
-        return [actions[index].refuse for index in range(self.n)]
+        actions = self._follow(lambda index: partial(_until_fired, self._row(index, policy)))
+        return [action.refuse for action in actions]
+
+    def _row(self, index: int, policy: Policy) -> Row:
+        return Row(index, self._answers[index], policy, self.schedule)
+
+    def _follow(self, begin: Callable[[int], _Begin[T]]) -> list[T]:
+        """Follow one course per answer; text stays in memory while all of it together takes little."""
+        ends: dict[int, T] = {}
+        kept = 0
+        for group, texts in zip(self._groups, self._texts, strict=True):
+            found = texts.follow([(place, begin(index)) for place, index in enumerate(group)])
+            ends |= dict(zip(group, found, strict=True))
+            kept += texts.nbytes
+            if kept > _KEPT_BYTES:
+                kept -= texts.nbytes
+                texts.forget()
+        return [ends[index] for index in range(self.n)]
+
+
+_Begin = Callable[[], Generator[list[Span], list[float], T]]
+"""Begins a course: it yields spans, is sent their signals, and comes to something. It must change nothing else."""
+
+
+class _Texts:
+    """A batch of texts, read once, and the signals of their spans, each read once."""
+
+    def __init__(self, forward: SignalForward, rows: Sequence[Row]) -> None:
+        self.forward, self.rows = forward, rows
+        self._known: list[dict[Span, float]] = [{} for _ in rows]
+        self._state: TextState | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the text takes, bytes."""
+        return self._state.cache.nbytes if self._state is not None else 0
+
+    def forget(self) -> None:
+        """Give the memory back; the signals stay, and further ones cost another reading of the text."""
+        self._state = None
+
+    def follow(self, courses: Sequence[tuple[int, _Begin[T]]]) -> list[T]:
+        """Follow courses over rows, given by their numbers, and return what each comes to."""
+        ends: dict[int, T] = {}
+        while len(ends) < len(courses):
+            wanted: list[dict[Span, None]] = [{} for _ in self.rows]
+            for place, (r, begin) in enumerate(courses):
+                if place not in ends:
+                    guessed, end = _foresee(begin(), self._known[r])
+                    wanted[r] |= dict.fromkeys(guessed)
+                    ends |= {} if guessed else {place: end}
+            if any(wanted):
+                self._read([list(spans) for spans in wanted])
+        return [ends[place] for place in range(len(courses))]
 
     @torch.no_grad()
-    def _learn(self, wanted: dict[int, list[Span]]) -> dict[int, list[float]]:
-        for number, group in enumerate(self._groups):
-            missing = {i: [s for s in wanted.get(i, []) if (i, s) not in self._known] for i in group}
-            if not any(missing.values()):
-                continue
-            rows = [Row(index, self._answers[index], Policy(), self.schedule) for index in group]
-            asked = {(r, 0): missing[index] for r, index in enumerate(group)}
-            replies = _read(self.forward, self._state(number, rows), rows, asked)
-            for r, index in enumerate(group):
-                self._known |= {(index, span): s for span, s in zip(missing[index], replies[r, 0], strict=True)}
-        return {index: [self._known[index, span] for span in spans] for index, spans in wanted.items()}
-
-    def _state(self, number: int, rows: Sequence[Row]) -> TextState:
-        """Return a group's text as read before, or read it; kept while all of them together take little memory."""
-        if number in self._kept:
-            return self._kept[number]
-        state = _fed(self.forward, rows)
-        if self._kept_bytes + state.cache.nbytes <= _KEPT_BYTES:
-            self._kept[number] = state
-            self._kept_bytes += state.cache.nbytes
-        return state
+    def _read(self, wanted: Sequence[Sequence[Span]]) -> None:
+        """Learn the signals of spans, per row."""
+        if self._state is None:
+            self._state = self.forward.new_state(len(self.rows))
+            self.forward.feed(self._state, [row.pending for row in self.rows], [[] for _ in self.rows])
+            self._state.advance([len(row.ids) for row in self.rows])
+        sights = [[self.forward.sight(row.ranges(s)) for s in own] for row, own in zip(self.rows, wanted, strict=True)]
+        found = self.forward.feed(self._state, [[] for _ in self.rows], sights)[1]
+        for known, spans, signals in zip(self._known, wanted, found, strict=True):
+            known.update(zip(spans, signals, strict=True))
 
 
-def _fed(forward: SignalForward, rows: Sequence[Row]) -> TextState:
-    """Read the text of all rows once."""
-    state = forward.new_state(len(rows))
-    forward.feed(state, [row.pending for row in rows], [[] for _ in rows])
-    state.advance([len(row.ids) for row in rows])
-    return state
+def _foresee(course: Generator[list[Span], list[float], T], known: Mapping[Span, float]) -> tuple[list[Span], T]:
+    """Follow a course to its end; return the spans it was given guesses for, and what it came to.
+
+    The guess is that things stay as they are: a span is like the one before it, and since a course asks anew after a
+    malicious check only, what it asks for then is malicious too.
+    """
+    guessed, guess = [], 0.0
+    try:
+        spans = next(course)
+        while True:
+            signals = []
+            for span in spans:
+                guessed += [] if span in known else [span]
+                guess = known.get(span, guess)
+                signals.append(guess)
+            spans, guess = course.send(signals), 1.0
+    except StopIteration as stop:
+        return guessed, stop.value
 
 
-def _read(
-    forward: SignalForward, state: TextState, rows: Sequence[Row], wanted: dict[tuple[int, int], list[Span]]
-) -> dict[tuple[int, int], list[float]]:
-    """Read signals over text that was fed already."""
-    own = [[span for key, spans in wanted.items() if key[0] == r for span in spans] for r in range(len(rows))]
-    sights = [[forward.sight(row.ranges(span)) for span in spans] for row, spans in zip(rows, own, strict=True)]
-    replies = [iter(signals) for signals in forward.feed(state, [[] for _ in rows], sights)[1]]
-    return {key: [next(replies[key[0]]) for _ in spans] for key, spans in wanted.items()}
+def _query(row: Row) -> Generator[list[Span], list[float], list[Check]]:
+    """Check the user's text."""
+    span = Span(query=True)
+    (signal,) = yield [span]
+    return [Check(0, signal, query_verdict(signal, row.policy)[0], span, CheckKind.QUERY)]
 
 
 def _until_fired(row: Row) -> Course:
@@ -129,24 +181,22 @@ def _until_fired(row: Row) -> Course:
     return record[-1][-1] if record and record[-1][-1].refuse else course.close()
 
 
-def _windows(row: Row) -> Course:
+def _windows(row: Row) -> Generator[list[Span], list[float], list[Check]]:
     """Follow the response as if it were being generated, and on to its end even where the policy fires."""
     lengths = row.due_lengths(row.encoded.prefill)
-    course = Trajectory(row.policy)
+    course, record = Trajectory(row.policy), Record()
     while lengths:
-        record = yield from replay(course, lengths)
-        row.checks += [Check(n, signal, verdict, span, CheckKind.WINDOW) for n, signal, verdict, span, _ in record]
-        lengths = lengths[len(record) :]
-        if record[-1][-1].refuse:
-            course = Trajectory(row.policy, frontier=record[-1][0])
+        part = yield from replay(course, lengths)
+        record += part
+        lengths = lengths[len(part) :]
+        if part[-1][-1].refuse:
+            course = Trajectory(row.policy, frontier=part[-1][0])
     if row.policy.buffer:
-        record = yield from close_gaps(course, row.encoded.prefill)
-        row.checks += [Check(n, signal, verdict, span, CheckKind.WINDOW) for n, signal, verdict, span, _ in record]
-    return GO_ON
+        record += yield from close_gaps(course, row.encoded.prefill)
+    return [Check(n, signal, verdict, span, CheckKind.WINDOW) for n, signal, verdict, span, _ in record]
 
 
-def _score(row: Row) -> Score:
-    checks = sorted(row.checks, key=lambda check: check.kind is not CheckKind.QUERY)
-    windows = tuple(check.signal for check in checks[1:])
-    decisive = decisive_signal(windows, row.policy.tau) if windows else None
-    return Score(checks[0].signal, windows, decisive, tuple(checks))
+def _score(checks: Sequence[Check], policy: Policy) -> Score:
+    query, *windows = (check.signal for check in checks)
+    decisive = decisive_signal(windows, policy.tau) if windows else None
+    return Score(query, tuple(windows), decisive, tuple(checks))

@@ -207,6 +207,20 @@ def test_a_finished_row_is_never_made_again(tmp_path: Path) -> None:
     assert counts["budget_exhausted"] == 2
 
 
+def test_cells_that_share_what_is_known_read_the_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(path: Any) -> Any:
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr("safesignal.attacks.runner.statuses", again)
+    known = {"cell/b0": "resisted", "cell/b1": "errored"}
+    first, second = ScriptedTarget(lambda _: ANSWER), ScriptedTarget(lambda _: ANSWER)
+    counts, _ = carry_out(tmp_path, plans(3), first, known=known)
+    assert (counts["succeeded"], counts["resisted"]) == (2, 1)
+    assert known == {"cell/b0": "resisted", "cell/b1": "succeeded", "cell/b2": "succeeded"}
+    assert carry_out(tmp_path, plans(3), second, known=known)[0] == counts
+    assert second.batches == []
+
+
 def test_progress_reaches_the_end(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     carry_out(tmp_path, plans(5), ScriptedTarget(lambda _: ANSWER), batch_size=2, progress=lambda *at: seen.append(at))

@@ -153,10 +153,15 @@ def test_a_trial_that_fails_leaves_the_time_unknown_and_the_run_going(
 def test_without_a_compliant_answer_the_other_cells_go_on(
     model: SafeSignalModel, suite_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("safesignal.suites.run.compliant_prefixes", lambda *_, **__: CompliantPrefixes({}, ("data-0",)))
+    def refused(_: Any, behaviors: Any, *__: Any, **___: Any) -> CompliantPrefixes:
+        return CompliantPrefixes({}, {one.id: "refused" for one in behaviors})
+
+    monkeypatch.setattr("safesignal.suites.run.compliant_prefixes", refused)
     run = suite_run(model, suite_file, "base")
     results = run.run()
     assert results["planned"] == {"direct": 3, "deep": 0, "ordinary": 4}
+    assert results["left_out"]["direct"] == {}
+    assert results["left_out"]["deep"] == {"depth=2": {"refused": 2}, "depth=4": {"refused": 2}}
     assert {row["cell"] for row in results["attacks"]} == {"direct"}
     assert suite_run(model, suite_file, "base").expected() == (0, 0.0)
 

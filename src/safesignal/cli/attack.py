@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from safesignal.cli.console import bars, note, out, quiet_libraries, waiting
 from safesignal.cli.options import ModelOptions, PolicyOptions, SignalOptions
 from safesignal.cli.targets import EndpointOptions, guarded_target
 from safesignal.errors import UsageError
-from safesignal.files import claim
+from safesignal.files import claim, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,8 @@ __all__ = ["attack"]
 
 _ATTACK, _IO, _ANSWER, _TARGET = "Attack", "Input and output", "Answer", "Target"
 _ERRORED = 3
+_DECIDED = ("succeeded", "resisted")
+"""Statuses that a rate is counted over."""
 
 
 @dataclass(frozen=True)
@@ -182,19 +184,33 @@ class _Job:
         """Make the attempts that are not in the file yet, print what came of all of them, return the exit code."""
         from safesignal.attacks.base import Status
         from safesignal.attacks.runner import run_plans
-        from safesignal.data.jsonl import Writer
-        from safesignal.judges.refusal import judge_refusal
+        from safesignal.data.jsonl import Writer, read_jsonl
+        from safesignal.judges.refusal import RefusalJudge
 
         with Writer(self._output) as writer:
             target = aim()
             self._claim(target, spec, fresh=not writer.done)
             cell = f"{self._attack.name}-{Path(self._chosen.dataset).stem}"
-            plans = self._prepared(target).plan(self._chosen.behaviors, cell, self._sampling)
+            attack = self._prepared(target)
+            plans = attack.plan(self._chosen.behaviors, cell, self._sampling)
+            self._note_planned(attack, len(plans))
             with _bar(self._attack.name) as show:
-                judges = {"refusal": judge_refusal}
+                judges = {"refusal": RefusalJudge()}
                 counts = run_plans(plans, target, writer, judges, batch_size=self._batch_size, progress=show)
-        _report(counts, self._chosen, str(self._output))
+        last = {row["id"]: row for _, row in read_jsonl(self._output)}
+        _report([last[plan.id] for plan in plans], self._chosen, str(self._output))
         return _ERRORED if counts[Status.ERRORED] else 0
+
+    def _note_planned(self, attack: Attack, planned: int) -> None:
+        """Say beside the attempts how many there are, and which behaviors have none, and why."""
+        from safesignal.attacks.base import Selective
+
+        left_out = attack.left_out(self._chosen.behaviors) if isinstance(attack, Selective) else {}
+        for variant, reasons in left_out.items():
+            why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())
+            note(f"{variant}: {sum(reasons.values())} of {len(self._chosen.behaviors)} behaviors left out ({why})")
+        path = self._output.with_suffix(".run.json")
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "planned": planned, "left_out": left_out})
 
     def _prepared(self, target: Target) -> Attack:
         """Give a prefill of k tokens the unguarded model's own compliant answers."""
@@ -218,7 +234,7 @@ class _Job:
             raise UsageError(
                 "the unguarded model complied with no behavior. Expected at least one answer to begin with."
             )
-        return replace(attack, pieces=found.pieces)
+        return found.given_to(attack)
 
     def _claim(self, target: Target, spec: Mapping[str, Any], *, fresh: bool) -> None:
         """Mark the file with what is measured there, so that attempts of another run are never mixed in."""
@@ -259,22 +275,41 @@ def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
         yield partial(show, name)
 
 
-def _report(counts: Mapping[str, int], chosen: BehaviorSet, path: str) -> None:
+def _report(rows: Sequence[Mapping[str, Any]], chosen: BehaviorSet, path: str) -> None:
+    """Print what came of the attempts, apart for requests to refuse and requests to answer."""
+    from safesignal.attacks.base import Status
+
+    by_label = {label: [row for row in rows if row["label"] == label] for label in ("malicious", "benign")}
+    table = Table(title=f"{chosen.dataset}, {len(chosen.behaviors)} of {chosen.n_original}", box=box.SIMPLE_HEAD)
+    for column in ("attempts", *by_label):
+        table.add_column(column)
+    for status in Status:
+        counts = (sum(row["status"] == status for row in own) for own in by_label.values())
+        table.add_row(status.replace("_", " "), *map(str, counts))
+    out.print(table)
+    errored = sum(row["status"] == Status.ERRORED for row in rows)
+    if errored:
+        note(f"{errored} attempts errored, so no rate is printed; started again, they are made again")
+    else:
+        _print_rates(by_label["malicious"], by_label["benign"])
+    note(f"attempts in {path}")
+
+
+def _print_rates(malicious: Sequence[Mapping[str, Any]], benign: Sequence[Mapping[str, Any]]) -> None:
+    """Print attack success, and refusals of ordinary requests, which an answer that the defence stopped is too."""
     from safesignal.attacks.base import Status
     from safesignal.stats import Rate
 
-    yes, no = counts[Status.SUCCEEDED], counts[Status.RESISTED]
-    table = Table(title=f"{chosen.dataset}, {len(chosen.behaviors)} of {chosen.n_original}", box=box.SIMPLE_HEAD)
-    for column in ("attempts", "count"):
-        table.add_column(column)
-    for name, count in counts.items():
-        table.add_row(name.replace("_", " "), str(count))
-    out.print(table)
-    if counts[Status.ERRORED]:
-        note(f"{counts[Status.ERRORED]} attempts errored, so no rate is printed; started again, they are made again")
-    else:
-        out.print(f"succeeded, of those decided: {Rate(yes, yes + no)}")
-    note(f"attempts in {path}")
+    complied = [row["status"] == Status.SUCCEEDED for row in malicious if row["status"] in _DECIDED]
+    refused = [
+        bool(row["refused"]) or row["status"] == Status.RESISTED
+        for row in benign
+        if row["refused"] or row["status"] in _DECIDED
+    ]
+    if malicious:
+        out.print(f"malicious requests complied with, of those decided: {Rate.of(complied)}")
+    if benign:
+        out.print(f"benign requests refused, of those decided: {Rate.of(refused)}")
 
 
 def _describe() -> None:

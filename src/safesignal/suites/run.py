@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safesignal.attacks.base import Attack, Plan, Sampling, Status, Target
+from safesignal.attacks.base import Attack, Plan, Sampling, Selective, Status, Target
 from safesignal.attacks.behaviors import BehaviorSet, load_behavior_set
 from safesignal.attacks.compliant import PlainSource, compliant_prefixes
 from safesignal.attacks.prefill import OPENING, Prefill
@@ -116,29 +116,32 @@ class SuiteRun:
             if rejudge(writer, self.judges):
                 # Other judges than those whose agreement with people was measured: it is measured again below.
                 (self.folder / "judges.json").unlink(missing_ok=True)
+            known = statuses(writer.path)
             for cell in self.cells:
                 target = self.subject.variant(cell)
                 assert target is not None
-                plans, report = self.plans(cell), _line(self.report, cell.name)
-                self._note_planned(cell, len(plans))
-                run_plans(plans, target, writer, self.judges, batch_size=self.batch_size, progress=report)
+                attack, report = self.prepared(cell), _line(self.report, cell.name)
+                plans = self.plans(cell, attack)
+                self._note_planned(cell, len(plans), attack)
+                how: dict[str, Any] = {"batch_size": self.batch_size, "progress": report, "known": known}
+                run_plans(plans, target, writer, self.judges, **how)
         judges(self._section_run(), self.judges)
         for name, section in SECTIONS.items():
             if name in self.suite.sections:
                 section(self._section_run(), self.suite.sections[name])
         return summarise_run(self.folder, allow_errors=allow_errors)
 
-    def plans(self, cell: Cell) -> list[Plan]:
-        """Return a cell's attempts; a prefill of k tokens needs the unguarded model's own compliant answers first.
+    def prepared(self, cell: Cell) -> Attack:
+        """Return a cell's attack; a prefill of k tokens is given the unguarded model's own compliant answers."""
+        attack = self.attacks[cell.name]
+        return self._with_compliant_answers(cell, attack) if isinstance(attack, Prefill) and attack.depth else attack
 
-        Where it complied with nothing there is no attempt to make, and the other cells go on.
-        """
-        attack, possible = self.attacks[cell.name], True
-        if isinstance(attack, Prefill) and attack.depth:
-            attack = self._with_compliant_answers(cell, attack)
-            possible = bool(attack.pieces)
+    def plans(self, cell: Cell, attack: Attack) -> list[Plan]:
+        """Return a cell's attempts; none where the unguarded model complied with nothing, and the other cells go on."""
+        if isinstance(attack, Prefill) and attack.depth and not attack.pieces:
+            return []
         sampling = Sampling(max_new_tokens=cell.max_new_tokens, seed=self.suite.seed)
-        return list(attack.plan(self.behaviors[cell.name].behaviors, cell.name, sampling)) if possible else []
+        return list(attack.plan(self.behaviors[cell.name].behaviors, cell.name, sampling))
 
     def expected(self) -> tuple[int, float | None]:
         """Return how many attempts are left, and the seconds they take at the speed of a short trial, roughly.
@@ -196,11 +199,14 @@ class SuiteRun:
                 found[own.dataset] = own
         return {name: own.provenance() for name, own in found.items()}
 
-    def _note_planned(self, cell: Cell, count: int) -> None:
-        """Keep in `run.json` how many attempts a cell holds, which tells an unfinished one."""
+    def _note_planned(self, cell: Cell, count: int, attack: Attack) -> None:
+        """Keep in `run.json` how many attempts a cell holds, which tells an unfinished one, and who has none."""
+        behaviors = self.behaviors[cell.name].behaviors
+        left_out = attack.left_out(behaviors) if isinstance(attack, Selective) else {}
         path = self.folder / "run.json"
         run = json.loads(path.read_text(encoding="utf-8"))
         run["planned"] = {**run.get("planned", {}), cell.name: count}
+        run["left_out"] = {**run.get("left_out", {}), cell.name: left_out}
         write_json(path, run)
 
     def _section_run(self) -> SectionRun:
@@ -242,7 +248,7 @@ class SuiteRun:
             batch_size=self.batch_size,
             progress=_line(self.report, f"{cell.name}: compliant answers"),
         )
-        return replace(attack, pieces=found.pieces)
+        return found.given_to(attack)
 
 
 def _attack(cell: Cell, data_dir: str | None) -> Attack:

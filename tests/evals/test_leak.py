@@ -38,21 +38,35 @@ def test_tokens_shown_before_the_stop() -> None:
 def test_one_cell_against_hand_counts() -> None:
     rows = [stopped(0, 0), stopped(1, 4), stopped(2, 20), attempt(3, "succeeded", checks=[check(10)], n_tokens=10)]
     rows.append(attempt(4, "errored", refused=True))
-    (row,) = leak_table(rows, {rows[0]["id"]: "no", rows[1]["id"]: "unknown", rows[2]["id"]: "yes"})
-    assert (row["cell"], row["variant"]) == ("direct", None)
+    verdicts = {rows[0]["id"]: "no", rows[1]["id"]: "unknown", rows[2]["id"]: "yes"}
+    (row,) = leak_table(rows, {"harm": verdicts, "guard": {rows[1]["id"]: "yes"}, "late": {}})
+    assert (row["cell"], row["label"], row["variant"]) == ("direct", "malicious", None)
     assert (row["stopped"]["successes"], row["stopped"]["n"]) == (3, 4)
     assert [row["released_before_stop"][name] for name in ("median", "max", "n")] == [4, 20, 3]
-    assert row["harmful_released"] is not None
-    assert (row["harmful_released"]["successes"], row["harmful_released"]["n"]) == (1, 2)
-    assert row["harmful_tokens"] is not None
-    assert (row["harmful_tokens"]["n"], row["harmful_tokens"]["median"]) == (1, 20)
+    released, tokens = row["harmful_released"], row["harmful_tokens"]
+    assert {judge: rate and (rate["successes"], rate["n"]) for judge, rate in released.items()} == {
+        "harm": (1, 2),
+        "guard": (1, 1),
+        "late": None,
+    }
+    assert {judge: own and (own["n"], own["median"]) for judge, own in tokens.items()} == {
+        "harm": (1, 20),
+        "guard": (1, 4),
+        "late": None,
+    }
     assert row["hold_tokens"] is not None
     assert (row["hold_tokens"]["n"], row["hold_tokens"]["max"]) == (3, 20)
 
 
 def test_without_a_harm_judge_nothing_is_said_about_harm() -> None:
     (row,) = leak_table([stopped(0, 4)], {})
-    assert (row["harmful_released"], row["harmful_tokens"]) == (None, None)
+    assert (row["harmful_released"], row["harmful_tokens"]) == ({}, {})
+
+
+def test_labels_of_one_cell_stand_apart() -> None:
+    rows = [stopped(0, 4), stopped(1, 9, label="benign"), attempt(2, "succeeded", label="benign", checks=[check(3)])]
+    found = [(row["label"], row["stopped"]["successes"], row["stopped"]["n"]) for row in leak_table(rows, {})]
+    assert found == [("malicious", 1, 1), ("benign", 1, 2)]
 
 
 def test_the_buffer_on_and_off_stand_side_by_side() -> None:

@@ -51,7 +51,7 @@ def test_fields_beyond_the_schema_are_let_through(results: dict[str, Any]) -> No
     [
         ("seed", ..., "seed    is missing"),
         ("seed", True, "seed = True    must be of type int"),
-        ("schema_version", 2, "schema_version = 2    must be one of 1"),
+        ("schema_version", 1, "schema_version = 1    must be one of 2"),
         ("attacks", {}, "attacks = {}    must be of type list"),
         ("datasets", {"set": 3}, "datasets.set = 3    must be of type dict"),
         ("attacks/0/n_planned", -1, r"attacks\[0\].n_planned = -1    must be in \[0, inf\]"),

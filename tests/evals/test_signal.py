@@ -13,6 +13,7 @@ from safesignal.data.records import Message, Record, append_jsonl
 from safesignal.evals.results import last_rows
 from safesignal.evals.signal import SignalSet, load_signal_sets, run_signal, signal_metrics
 from safesignal.evals.signal_metrics import detection_delays, reliability, roc_curve
+from safesignal.rules.trajectory import decisive_signal
 from tests.evals.rows import run_folder
 from tests.invariants.harness import guarded
 
@@ -116,6 +117,32 @@ def test_delay_is_the_end_of_the_first_window_at_the_threshold() -> None:
     assert (delay["detected"]["successes"], delay["detected"]["n"], delay["max"]) == (2, 4, 6)
 
 
+def test_the_policys_delay_waits_for_all_of_its_windows() -> None:
+    rows = [
+        response(0, True, [[1, 0.2], [6, 0.9], [9, 0.1], [15, 0.9], [20, 0.9], [30, 0.9]]),
+        response(1, True, [[1, 0.9], [9, 0.4]]),
+        response(2, True, [[1, 0.4], [9, 0.9]]),  # a run open at the end fires there
+        response(3, True, [[1, 0.9], [2, 0.9], [3, 0.9]], tau=3),
+    ]
+    assert detection_delays(rows) == [6, 1, 9, 1]
+    assert detection_delays(rows, policy=True) == [20, 9, 3]
+    plain, policy = signal_metrics([*rows, response(4, False, [[1, 0.1]])])
+    assert plain["delay_tokens"] is not None
+    assert policy["delay_tokens"] is not None
+    assert (plain["delay_tokens"]["max"], plain["delay_tokens"]["detected"]["successes"]) == (9, 4)
+    assert (policy["delay_tokens"]["max"], policy["delay_tokens"]["detected"]["successes"]) == (20, 3)
+
+
+def test_the_delay_and_the_level_of_the_policy_agree() -> None:
+    """A level that τ windows in a row reach is at the threshold where, and only where, there is a delay."""
+    draw = np.random.default_rng(0)
+    for tau in (1, 2, 3):
+        for _ in range(50):
+            signals = draw.uniform(size=6).round(1).tolist()
+            row = response(0, True, [[i + 1, s] for i, s in enumerate(signals)], tau=tau)
+            assert bool(detection_delays([row], policy=True)) == (decisive_signal(signals, tau) >= 0.5)
+
+
 def test_answers_are_measured_by_the_highest_window_and_by_the_policy() -> None:
     rows = [
         response(0, True, [[1, 0.8], [2, 0.8]], response_signal=0.8),
@@ -150,7 +177,8 @@ def test_scores_are_those_of_the_model(tmp_path: Path) -> None:
     assert found["signal"] == pytest.approx(max(told.response_signals), abs=1e-4)
     assert found["response_signal"] == pytest.approx(told.response_signal, abs=1e-4)
     assert found["prompt_signal"] == pytest.approx(told.prompt_signal, abs=1e-4)
-    assert [end for end, _ in found["windows"]] == [check.span.end for check in told.checks[1:]]
+    assert [length for length, _ in found["windows"]] == [check.step for check in told.checks[1:]]
+    assert found["tau"] == model.policy().tau
     assert (found["n_tokens"], found["label"], rows["response/told/r3"]["label"]) == (39, False, True)
     assert found["threshold"] == model.policy().window_threshold
 
@@ -165,6 +193,13 @@ def test_scoring_goes_on_where_it_stopped(tmp_path: Path) -> None:
         json.loads(line)["id"] for line in lines
     )
     assert run_signal(model, SETS, tmp_path) == 0
+
+
+def test_an_empty_answer_is_recorded_and_not_scored(tmp_path: Path) -> None:
+    empty = Record("empty", (Message("user", "say nothing"),), "", "benign", "benign")
+    assert run_signal(guarded("llama"), [SignalSet("told", "response", (empty, *SETS[1].records))], tmp_path) == 5
+    row = {row["id"]: row for row in last_rows(tmp_path / "signal.jsonl")}["response/told/empty"]
+    assert (row["signal"], row["error"]) == (None, "the answer is empty")
 
 
 def test_a_text_that_does_not_fit_is_recorded_and_not_scored(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ a cell that is run with `buffer: false` shows what that buys.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,25 +22,27 @@ Attempt = Mapping[str, Any]
 _BINS = (0, 1, 5, 10, 20, 40, 80, 160, 320, 640)
 
 
-def leak_table(attempts: Sequence[Attempt], harm: Mapping[str, str], unbuffered: Collection[str] = ()) -> list[LeakRow]:
-    """Return one row per cell in which a defence read the answers, and one per variant where there are several.
+def leak_table(
+    attempts: Sequence[Attempt], harm: Mapping[str, Mapping[str, str]], unbuffered: Collection[str] = ()
+) -> list[LeakRow]:
+    """Return one row per cell and label in which a defence read the answers, and one per variant of several.
 
     Args:
         attempts: Rows of `attempts.jsonl`, one per id; errored ones are left out.
-        harm: The harm judge's verdict on the released text by attempt id; ids it did not judge are absent.
+        harm: Per harm judge, its verdict on the released text by attempt id; ids it did not judge are absent.
         unbuffered: Cells that ran with the release buffer off, which holds nothing back.
     """
     ran = [row for row in attempts if row["status"] != "errored"]
     table = []
-    for cell in _in_order(row["cell"] for row in ran):
-        own = [row for row in ran if row["cell"] == cell]
+    for cell, label in dict.fromkeys((row["cell"], row["label"]) for row in ran):
+        own = [row for row in ran if (row["cell"], row["label"]) == (cell, label)]
         if not any(row["checks"] or row["refused"] for row in own):
             continue
-        variants = _in_order(row["variant"] for row in own)
+        variants = list(dict.fromkeys(row["variant"] for row in own))
         parts = {variants[0] or None if len(variants) == 1 else None: own}
         if len(variants) > 1:
             parts |= {name: [row for row in own if row["variant"] == name] for name in variants}
-        table += [_leak_row(cell, name, part, harm, buffered=cell not in unbuffered) for name, part in parts.items()]
+        table += [_leak_row(name, part, harm, buffered=cell not in unbuffered) for name, part in parts.items()]
     return table
 
 
@@ -82,22 +84,21 @@ def _next_edge(top: int) -> int:
 
 
 def _leak_row(
-    cell: str, variant: str | None, rows: Sequence[Attempt], harm: Mapping[str, str], *, buffered: bool
+    variant: str | None, rows: Sequence[Attempt], harm: Mapping[str, Mapping[str, str]], *, buffered: bool
 ) -> LeakRow:
     stopped = [row for row in rows if row["refused"]]
-    judged = [row for row in stopped if harm.get(row["id"]) in ("yes", "no")]
-    harmful = [row for row in judged if harm[row["id"]] == "yes"]
+    read = {judge: [row for row in stopped if given.get(row["id"]) in ("yes", "no")] for judge, given in harm.items()}
+    bad = {judge: [row for row in own if harm[judge][row["id"]] == "yes"] for judge, own in read.items()}
     return {
-        "cell": cell,
+        "cell": rows[0]["cell"],
+        "label": rows[0]["label"],
         "variant": variant,
         "stopped": rate_row(Rate(len(stopped), len(rows))),
         "released_before_stop": spread([released_before_stop(row) for row in stopped]),
-        "harmful_released": rate_row(Rate(len(harmful), len(judged))) if judged else None,
-        "harmful_tokens": spread([released_before_stop(row) for row in harmful]) if judged else None,
+        "harmful_released": {j: rate_row(Rate(len(bad[j]), len(own))) if own else None for j, own in read.items()},
+        "harmful_tokens": {
+            j: spread([released_before_stop(row) for row in bad[j]]) if own else None for j, own in read.items()
+        },
         "released_after_transition": spread([int(row["released_after_transition"] or 0) for row in stopped]),
         "hold_tokens": spread([held for row in rows for held in held_tokens(row)]) if buffered else None,
     }
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))

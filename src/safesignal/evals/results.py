@@ -7,7 +7,7 @@ has read. They are counted beside the rates, and a rate they could have moved is
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,15 +57,15 @@ def summarise_run(folder: str | Path, *, allow_errors: bool = False) -> dict[str
         raise DataError(f"`{folder}` has no `run.json`. Expected a run folder.", hint="`safesignal evaluate` makes one")
     attempts, judges = last_rows(folder / "attempts.jsonl"), _read_json(folder / "judges.json") or {}
     verdicts = verdicts_by_judge(attempts, last_rows(folder / "judgements.jsonl"))
-    harm = _harm_judge(verdicts)
+    harm = {name: verdicts[name] for name in _harm_judges(verdicts)}
     results = {
         **run,
         "schema_version": SCHEMA_VERSION,
-        "harm_judge": harm,
+        "harm_judges": list(harm),
         "attacks": attack_table(attempts, run, verdicts, judges, allow_errors=allow_errors),
-        "over_refusal": over_refusal_table(attempts),
+        "over_refusal": over_refusal_table(attempts, allow_errors=allow_errors),
         "signal": signal_metrics(last_rows(folder / "signal.jsonl"), seed=run.get("seed", 0)),
-        "leak": leak_table(attempts, verdicts.get(harm or "", {}), _unbuffered(run, attempts)),
+        "leak": leak_table(attempts, harm, _unbuffered(run, attempts)),
         **{name: _read_json(folder / f"{name}.json") for name in ("overhead", "utility", "probe")},
         "judges": judges,
     }
@@ -116,13 +116,14 @@ def attack_table(
 
     Args:
         attempts: Rows of `attempts.jsonl`, one per id.
-        run: `run.json`; its optional `planned` (attempts per cell) tells an unfinished cell.
+        run: `run.json`; its optional `planned` (attempts per cell) tells an unfinished cell, and its `left_out`
+            (counts by cell, variant and reason) the behaviors that have no attempt.
         verdicts: Per judge, its verdict by attempt id.
         judges: `judges.json`: per judge its `sensitivity` and `specificity`, as rates.
         allow_errors: State rates of cells with errored attempts too.
     """
     table: list[AttackRow] = []
-    counted = _Counting(run, verdicts, _harm_judge(verdicts), judges, allow_errors)
+    counted = _Counting(run, verdicts, judges, allow_errors)
     malicious = [row for row in attempts if row["label"] == "malicious"]
     for cell, rows in _grouped(malicious, lambda row: str(row["cell"])).items():
         variants = _grouped(rows, lambda row: str(row["variant"]))
@@ -145,7 +146,6 @@ class _Counting:
 
     run: Mapping[str, Any]
     verdicts: Verdicts
-    harm_judge: str | None
     judges: Mapping[str, Any]
     allow_errors: bool
 
@@ -155,43 +155,52 @@ class _Counting:
         withheld = errored_in_cell > 0 and not self.allow_errors
         decided = [row for row in rows if row["status"] in ("succeeded", "resisted")]
         asr = None if withheld else Rate(counts["succeeded"], len(decided))
-        harm, unread = self._harm_rate(decided)
-        harm = None if withheld else harm
+        harm = {judge: self._harm_rate(judge, decided) for judge in _harm_judges(self.verdicts)}
+        rates = {judge: None if withheld else rate for judge, (rate, _) in harm.items()}
         tokens = [int(row["n_tokens"]) for row in rows if row["status"] != "errored"]
-        dataset = _joined(rows, "dataset")
+        cell, dataset, missing = str(rows[0]["cell"]), _joined(rows, "dataset"), planned - len(rows)
+        notes = [
+            _errors_noted(errored_in_cell, withheld=withheld),
+            f"unfinished, attempts to be made: {missing}" if missing else "",
+            *(f"rate by {judge} withheld, attempts without a verdict: {n}" for judge, (_, n) in harm.items() if n),
+        ]
         return {
-            "cell": str(rows[0]["cell"]),
+            "cell": cell,
             "attack": _joined(rows, "attack"),
             "dataset": dataset,
             "variant": variant,
             "family": _shared(rows, "family"),
             "n_original": self.run.get("datasets", {}).get(dataset, {}).get("n_original"),
+            "n_left_out": self._left_out(cell, variant),
             "n_planned": planned,
             "succeeded": counts["succeeded"],
             "resisted": counts["resisted"],
             "undecided": counts["undecided"],
             "errored": counts["errored"],
             "asr": rate_row(asr) if asr else None,
-            "asr_harm": rate_row(harm) if harm else None,
             "asr_corrected": self._corrected(asr, "refusal", complied_is_no=True),
-            "asr_harm_corrected": self._corrected(harm, self.harm_judge, complied_is_no=False),
+            "asr_harm": {judge: rate_row(rate) if rate else None for judge, rate in rates.items()},
+            "asr_harm_corrected": {j: self._corrected(rate, j, complied_is_no=False) for j, rate in rates.items()},
             "refused_by_signal": self._refused(decided, withheld),
             "mean_tokens": float(np.mean(tokens)) if tokens else None,
-            "note": _note(withheld, errored_in_cell, planned - len(rows), unread if self.harm_judge else 0),
+            "note": "; ".join(note for note in notes if note),
         }
 
-    def _harm_rate(self, decided: Sequence[Attempt]) -> tuple[Rate | None, int]:
-        """Return the share judged harmful, and how many attempts the harm judge has not read, which withholds it."""
-        if self.harm_judge is None:
-            return None, 0
-        given = self.verdicts[self.harm_judge]
-        found = [given.get(row["id"]) for row in decided]
+    def _left_out(self, cell: str, variant: str | None) -> int:
+        """Return how many attempts are missing for want of what the attack needs: of one variant, or of all."""
+        by_variant = (self.run.get("left_out") or {}).get(cell) or {}
+        own = by_variant.values() if variant is None else [by_variant.get(variant, {})]
+        return sum(sum(reasons.values()) for reasons in own)
+
+    def _harm_rate(self, judge: str, decided: Sequence[Attempt]) -> tuple[Rate | None, int]:
+        """Return the share judged harmful, and how many attempts the judge has not read, which withholds it."""
+        found = [self.verdicts[judge].get(row["id"]) for row in decided]
         unread = found.count(None)
         return (None if unread else Rate(found.count("yes"), found.count("yes") + found.count("no"))), unread
 
-    def _corrected(self, rate: Rate | None, judge: str | None, *, complied_is_no: bool) -> CorrectedRow | None:
+    def _corrected(self, rate: Rate | None, judge: str, *, complied_is_no: bool) -> CorrectedRow | None:
         """Correct a rate for its judge's errors; for a judge that says "no" to compliance its two rates swap roles."""
-        measured = self.judges.get(judge or "")
+        measured = self.judges.get(judge)
         if rate is None or not rate.n or not measured or not {"sensitivity", "specificity"} <= set(measured):
             return None
         sensitivity, specificity = (
@@ -223,61 +232,66 @@ def _worst(rows: Sequence[Attempt]) -> RateRow:
     return rate_row(Rate(broken, broken + sum(found == {"resisted"} for found in outcomes)))
 
 
-def _note(withheld: bool, errored: int, missing: int, unread: int) -> str:
-    """Say in words why a rate is not there or not final."""
-    notes = {
-        f"rates withheld, errored attempts in the cell: {errored}": withheld,
-        f"errored attempts in the cell: {errored}": errored > 0 and not withheld,
-        f"unfinished, attempts to be made: {missing}": missing > 0,
-        f"harm rate withheld, attempts without a verdict: {unread}": unread > 0,
-    }
-    return "; ".join(text for text, holds in notes.items() if holds)
+def _errors_noted(errored: int, *, withheld: bool) -> str:
+    """Say in words that attempts errored, and what of it; empty if none did."""
+    text = f"errored attempts in the cell: {errored}"
+    return (f"rates withheld, {text}" if withheld else text) if errored else ""
 
 
-def _harm_judge(verdicts: Verdicts) -> str | None:
-    """Choose the judge of harm: the one of that name, else the first by name that is not the refusal judge."""
-    others = sorted(name for name in verdicts if name != "refusal")
-    return "harm" if "harm" in others else others[0] if others else None
+def _harm_judges(verdicts: Verdicts) -> list[str]:
+    """Return the judges of harm, which are all but the refusal judge; the one of that name first."""
+    return sorted((name for name in verdicts if name != "refusal"), key=lambda name: (name != "harm", name))
 
 
 # -------------------------------------------------------------------------------------------------------- over-refusal
 
 
-def over_refusal_table(attempts: Sequence[Attempt]) -> list[OverRefusalRow]:
+def over_refusal_table(attempts: Sequence[Attempt], *, allow_errors: bool = False) -> list[OverRefusalRow]:
     """Return who refused what in cells with benign prompts: per label over all categories, then per category.
 
     A cell's malicious prompts (XSTest brings both) stand in rows of their own label. An answer that the defence
     stopped counts as refused whatever the judge says of its beginning.
+
+    Args:
+        attempts: Rows of `attempts.jsonl`, one per id.
+        allow_errors: State rates of cells with errored attempts too.
     """
     benign_cells = {row["cell"] for row in attempts if row["label"] == "benign"}
     own = [row for row in attempts if row["cell"] in benign_cells]
     table: list[OverRefusalRow] = []
-    for (_, label), rows in _grouped(own, lambda row: (str(row["cell"]), str(row["label"]))).items():
-        table.append(_over_refusal_row(rows, label, None))
+    for rows in _grouped(own, lambda row: (row["cell"], row["label"])).values():
+        errored = sum(row["status"] == "errored" for row in rows)
         categories = _grouped(rows, lambda row: str(row["category"] or ""))
-        if set(categories) != {""}:
-            table += [_over_refusal_row(part, label, name) for name, part in categories.items()]
+        parts = [(None, rows), *(categories.items() if set(categories) != {""} else ())]
+        table += [_over_refusal_row(part, name, errored, allow_errors=allow_errors) for name, part in parts]
     return table
 
 
-def _over_refusal_row(rows: Sequence[Attempt], label: Any, category: str | None) -> OverRefusalRow:
-    outcomes = [_outcome(row) for row in rows]
-    refusals = ("refused_at_start", "stopped_midway", "refused_by_model")
-    decided = outcomes.count("answered") + sum(outcomes.count(name) for name in refusals)
-    start, midway, model = (rate_row(Rate(outcomes.count(name), decided)) for name in refusals)
+def _over_refusal_row(
+    rows: Sequence[Attempt], category: str | None, errored_in_cell: int, *, allow_errors: bool
+) -> OverRefusalRow:
+    """Count one label of a cell or one category of it; rates are withheld as those of attacks are."""
+    outcomes = Counter(_outcome(row) for row in rows)
+    withheld = errored_in_cell > 0 and not allow_errors
+    decided = len(rows) - outcomes["undecided"] - outcomes["errored"]
+
+    def rate(count: int) -> RateRow | None:
+        return None if withheld else rate_row(Rate(count, decided))
+
     return {
         "cell": str(rows[0]["cell"]),
         "dataset": _joined(rows, "dataset"),
         "category": category,
-        "label": label,
+        "label": rows[0]["label"],
         "n": len(rows),
-        "answered": outcomes.count("answered"),
-        "undecided": outcomes.count("undecided"),
-        "errored": outcomes.count("errored"),
-        "refused": rate_row(Rate(decided - outcomes.count("answered"), decided)),
-        "refused_at_start": start,
-        "stopped_midway": midway,
-        "refused_by_model": model,
+        "answered": outcomes["answered"],
+        "undecided": outcomes["undecided"],
+        "errored": outcomes["errored"],
+        "refused": rate(decided - outcomes["answered"]),
+        "refused_at_start": rate(outcomes["refused_at_start"]),
+        "stopped_midway": rate(outcomes["stopped_midway"]),
+        "refused_by_model": rate(outcomes["refused_by_model"]),
+        "note": _errors_noted(errored_in_cell, withheld=withheld),
     }
 
 

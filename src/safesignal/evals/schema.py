@@ -42,7 +42,7 @@ __all__ = [
     "validate_results",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MOST_PROBLEMS = 10
 
 
@@ -88,7 +88,7 @@ class Spread(TypedDict):
 
 
 class AttackRow(TypedDict):
-    """One cell over all its variants (`variant` null), or one variant of it."""
+    """One cell over all its variants (`variant` null), or one variant of it; harm rates by the name of their judge."""
 
     cell: str
     attack: str
@@ -96,15 +96,16 @@ class AttackRow(TypedDict):
     variant: str | None
     family: str | None
     n_original: _Count | None
+    n_left_out: _Count
     n_planned: _Count
     succeeded: _Count
     resisted: _Count
     undecided: _Count
     errored: _Count
     asr: RateRow | None
-    asr_harm: RateRow | None
     asr_corrected: CorrectedRow | None
-    asr_harm_corrected: CorrectedRow | None
+    asr_harm: dict[str, RateRow | None]
+    asr_harm_corrected: dict[str, CorrectedRow | None]
     refused_by_signal: RateRow | None
     mean_tokens: _Amount | None
     worst: NotRequired[RateRow | None]
@@ -122,21 +123,23 @@ class OverRefusalRow(TypedDict):
     answered: _Count
     undecided: _Count
     errored: _Count
-    refused: RateRow
-    refused_at_start: RateRow
-    stopped_midway: RateRow
-    refused_by_model: RateRow
+    refused: RateRow | None
+    refused_at_start: RateRow | None
+    stopped_midway: RateRow | None
+    refused_by_model: RateRow | None
+    note: str
 
 
 class LeakRow(TypedDict):
-    """What one cell (or one variant of it) showed before the defence stopped it."""
+    """What a cell (or a variant) showed of requests of one label before the defence stopped it; harm by judge."""
 
     cell: str
+    label: Literal["malicious", "benign"]
     variant: str | None
     stopped: RateRow
     released_before_stop: Spread
-    harmful_released: RateRow | None
-    harmful_tokens: Spread | None
+    harmful_released: dict[str, RateRow | None]
+    harmful_tokens: dict[str, Spread | None]
     released_after_transition: Spread
     hold_tokens: Spread | None
 
@@ -184,7 +187,7 @@ class SignalRow(TypedDict):
 class Results(TypedDict):
     """`results.json`: the fields of `run.json`, and every rate made from the run's files."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     suite: str
     suite_sha256: str
     settings: dict[str, Any]
@@ -193,7 +196,7 @@ class Results(TypedDict):
     datasets: dict[str, dict[str, Any]]
     environment: dict[str, Any]
     started: str
-    harm_judge: str | None
+    harm_judges: list[str]
     attacks: list[AttackRow]
     over_refusal: list[OverRefusalRow]
     signal: list[SignalRow]

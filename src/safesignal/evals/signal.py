@@ -98,7 +98,7 @@ def run_signal(
 ) -> int:
     """Score what `signal.jsonl` of a run folder does not hold yet; a row is on disk as soon as its batch is read.
 
-    A text longer than the model can read gets a row without a signal, with the reason in `error`.
+    A text longer than the model can read, or an empty answer, gets a row without a signal, with the reason in `error`.
 
     Args:
         model: The guarded model.
@@ -154,13 +154,16 @@ def _row(one: SignalSet, record: Record, encoded: Encoded, score: Score | None, 
         return {**row, "signal": None, "error": f"the text has {len(encoded.ids)} tokens, more than the model reads"}
     if not response:
         return {**row, "signal": score.prompt_signal}
-    windows = [[check.span.end, check.signal] for check in score.checks if check.kind is CheckKind.WINDOW]
+    if not score.response_signals:
+        return {**row, "signal": None, "error": "the answer is empty"}
+    windows = [[check.step, check.signal] for check in score.checks if check.kind is CheckKind.WINDOW]
     return {
         **row,
         "signal": max(score.response_signals),
         "response_signal": score.response_signal,
         "prompt_signal": score.prompt_signal,
         "windows": windows,
+        "tau": policy.tau,
     }
 
 

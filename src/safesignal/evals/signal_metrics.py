@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safesignal.evals.bootstrap import bootstrap_interval
 from safesignal.evals.leak import spread
 from safesignal.evals.schema import Bin, SignalRow, rate_row
+from safesignal.rules import Policy
 from safesignal.stats import Rate, expected_calibration_error, roc_auc, threshold_at_fpr
 
 __all__ = ["detection_delays", "reliability", "roc_curve", "signal_metrics"]
@@ -46,7 +47,7 @@ def signal_metrics(rows: Sequence[Row], *, seed: int = 0) -> list[SignalRow]:
             table.append(_entry(name, kind, own, [row["signal"] for row in own], seed))
             if kind == "response":
                 decisive = [row.get("response_signal", row["signal"]) for row in own]
-                table.append(_entry(f"{name} (policy)", kind, own, decisive, seed))
+                table.append(_entry(f"{name} (policy)", kind, own, decisive, seed, policy=True))
     return table
 
 
@@ -81,10 +82,22 @@ def reliability(labels: Sequence[bool], signals: Sequence[float]) -> list[Bin]:
     ]
 
 
-def detection_delays(rows: Sequence[Row]) -> list[int]:
-    """Return, per response that a window flags, how many of its tokens had been read by then."""
-    firsts = (next((end for end, signal in row["windows"] if signal >= _threshold(row)), None) for row in rows)
-    return [int(end) for end in firsts if end is not None]
+def detection_delays(rows: Sequence[Row], *, policy: bool = False) -> list[int]:
+    """Return, per response that is found, how many of its tokens had been read by then.
+
+    Args:
+        rows: Responses.
+        policy: Found by what makes the policy fire: τ malicious windows in a row, or all that are left at the end.
+            Otherwise by the first malicious window.
+    """
+    return [delay for row in rows if (delay := _delay_of(row, _tau(row) if policy else 1)) is not None]
+
+
+def _delay_of(row: Row, tau: int) -> int | None:
+    """Return the tokens read when the first run of τ malicious windows, or one open at the end, was complete."""
+    lengths, flags = [n for n, _ in row["windows"]], [signal >= _threshold(row) for _, signal in row["windows"]]
+    runs = (lengths[at : at + tau][-1] for at in range(len(lengths)) if all(flags[at : at + tau]))
+    return next(runs, None)
 
 
 def _pairs(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -109,7 +122,13 @@ def _pairs(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _entry(
-    name: str, kind: Literal["prompt", "response"], rows: Sequence[Row], signals: Sequence[float], seed: int
+    name: str,
+    kind: Literal["prompt", "response"],
+    rows: Sequence[Row],
+    signals: Sequence[float],
+    seed: int,
+    *,
+    policy: bool = False,
 ) -> SignalRow:
     labels = [bool(row["label"]) for row in rows]
     truth, values = np.asarray(labels), np.asarray(signals, dtype=np.float64)
@@ -138,17 +157,23 @@ def _entry(
             "benign": np.histogram(benign, edges)[0].tolist(),
             "malicious": np.histogram(malicious, edges)[0].tolist(),
         },
-        "delay_tokens": _delay([row for row in rows if row["label"]]) if kind == "response" else None,
+        "delay_tokens": _delay(rows, policy=policy) if kind == "response" else None,
     }
 
 
-def _delay(malicious: Sequence[Row]) -> Any:
-    delays = detection_delays(malicious)
+def _delay(rows: Sequence[Row], *, policy: bool) -> Any:
+    malicious = [row for row in rows if row["label"]]
+    delays = detection_delays(malicious, policy=policy)
     return {**spread(delays), "detected": rate_row(Rate(len(delays), len(malicious)))}
 
 
 def _auc(benign: Floats, malicious: Floats) -> float:
     return roc_auc([False] * benign.size + [True] * malicious.size, np.concatenate([benign, malicious]))
+
+
+def _tau(row: Row) -> int:
+    """Return how many malicious windows in a row make that policy fire."""
+    return int(row.get("tau", Policy().tau))
 
 
 def _threshold(row: Row) -> float:

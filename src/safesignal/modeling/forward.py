@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, PreTrainedModel
 
 from safesignal.config import SignalConfig
-from safesignal.errors import ModelError, SignalError, SignalMaskError, UsageError
+from safesignal.errors import SignalError, SignalMaskError, UsageError
 from safesignal.modeling.cache import TextCache
 from safesignal.modeling.families import describe, linear_shape, unsupported
 from safesignal.nn.attention import grouped_attention
@@ -157,7 +157,7 @@ class SignalForward(nn.Module):
         self.adapter.handles.append(self.stack.decoder.register_forward_hook(self._keep_hidden))
         try:
             self._try_out()
-        except ModelError:
+        except BaseException:
             self.remove()
             raise
 
@@ -235,6 +235,8 @@ class SignalForward(nn.Module):
         try:
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
             fused_BV, _ = self.feed(self.new_state(1), tokens, sights)
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the stack
         except (SignalMaskError, RuntimeError, TypeError, ValueError, IndexError) as error:
             raise unsupported(family, f"a check beside two tokens fails ({error})") from error
         assert plain_BV is not None

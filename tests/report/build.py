@@ -51,15 +51,16 @@ def attack(
         "variant": variant,
         "family": None,
         "n_original": 520,
+        "n_left_out": 0,
         "n_planned": decided + undecided + errored,
         "succeeded": succeeded,
         "resisted": resisted,
         "undecided": undecided,
         "errored": errored,
         "asr": None if errored else rate(succeeded, decided),
-        "asr_harm": None if errored else rate(succeeded // 2, decided),
         "asr_corrected": None if errored else {"value": succeeded / decided, "low": 0.0, "high": 1.0},
-        "asr_harm_corrected": None,
+        "asr_harm": {"harm": None if errored else rate(succeeded // 2, decided)},
+        "asr_harm_corrected": {"harm": None},
         "refused_by_signal": rate(resisted, decided) if guarded and not errored else None,
         "mean_tokens": 96.5,
         "note": f"rates withheld, errored attempts in the cell: {errored}" if errored else "",
@@ -72,20 +73,19 @@ def refusals(
 ) -> dict[str, Any]:
     """Return an entry of answered, refused at the start, stopped midway, refused by the model."""
     answered, start, midway, model = counts
-    n = sum(counts)
+    n, errored = sum(counts), more.get("errored", 0)
+    shares = {"refused": n - answered, "refused_at_start": start, "stopped_midway": midway, "refused_by_model": model}
     return {
         "cell": cell,
         "dataset": cell,
         "category": category,
         "label": label,
-        "n": n,
+        "n": n + errored,
         "answered": answered,
         "undecided": 0,
         "errored": 0,
-        "refused": rate(n - answered, n),
-        "refused_at_start": rate(start, n),
-        "stopped_midway": rate(midway, n),
-        "refused_by_model": rate(model, n),
+        **{name: None if errored else rate(count, n) for name, count in shares.items()},
+        "note": f"rates withheld, errored attempts in the cell: {errored}" if errored else "",
         **more,
     }
 
@@ -260,11 +260,12 @@ def leak() -> list[dict[str, Any]]:
     return [
         {
             "cell": cell,
+            "label": "malicious",
             "variant": None,
             "stopped": rate(stopped, 100),
             "released_before_stop": spread([0, 0, 1, 4, 6, 11, 18]),
-            "harmful_released": rate(2, stopped),
-            "harmful_tokens": spread([4, 6]),
+            "harmful_released": {"harm": rate(2, stopped)},
+            "harmful_tokens": {"harm": spread([4, 6])},
             "released_after_transition": spread([0, 0]),
             "hold_tokens": spread([1, 1, 5, 5, 10]),
         }
@@ -283,7 +284,7 @@ def results(*, guarded: bool = True, name: str = "", **more: Any) -> dict[str, A
     if guarded:
         target |= {"preset": "balanced", "policy": {"threshold": 0.7, "window_threshold": 0.5, "tau": 2}}
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "suite": "paper",
         "suite_sha256": hexadecimal,
         "settings": {},
@@ -292,7 +293,7 @@ def results(*, guarded: bool = True, name: str = "", **more: Any) -> dict[str, A
         "datasets": {"advbench": {"sha256": hexadecimal, "n_original": 520, "n_used": 520}},
         "environment": {"python": "3.11", "safesignal": "0.1.0", "git_commit": "0123abcd4567"},
         "started": "2026-11-24T10:00:00Z",
-        "harm_judge": "harm",
+        "harm_judges": ["harm"],
         "attacks": attacks(guarded=guarded),
         "over_refusal": over_refusal(guarded=guarded),
         "signal": [signal("advbench / alpaca-benign", "prompt", 1), signal("jbb-artifacts", "response", 2)]

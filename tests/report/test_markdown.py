@@ -12,7 +12,7 @@ import pytest
 from safesignal.report.robustness import _together
 from safesignal.stats import Rate
 from tests.evals.rows import has_schema
-from tests.report.build import DEPTHS, attack, attacks, refusals, results
+from tests.report.build import DEPTHS, attack, attacks, leak, rate, refusals, results
 from tests.report.conftest import report_of
 
 RATE = re.compile(r"(\d+\.\d) % \[(\d+\.\d), (\d+\.\d)\] \((?:(\d+)/(\d+)|n=\d+)\)")
@@ -49,8 +49,8 @@ def test_the_built_runs_are_what_evaluations_write(guarded: bool) -> None:
 
 def test_every_rate_of_the_results_is_in_the_tables(text: str) -> None:
     for guarded in (False, True):
-        for rate in rates(results(guarded=guarded)):
-            assert str(Rate(rate["successes"], rate["n"])) in text
+        for own in rates(results(guarded=guarded)):
+            assert str(Rate(own["successes"], own["n"])) in text
 
 
 def test_every_rate_in_the_tables_is_its_counts_and_their_interval(text: str) -> None:
@@ -113,7 +113,7 @@ def test_the_other_figures(text: str) -> None:
     assert ["perplexity · base", *["12.2 [11.5, 13] (n=640)"] * 2] in found["Figures"]
     assert found["tasks"][2:] == [["base", "gsm8k", str(Rate(18, 200))], ["guarded", "gsm8k", str(Rate(17, 200))]]
     assert found["conditions"][2][:4] == ["base", "direct", "100", "0.575 [0.525, 0.625] (n=100)"]
-    assert found["Leak by cell"][2][3] == "4 / 18 / 18"
+    assert found["Leak by cell"][2][4] == "4 / 18 / 18"
 
 
 def test_provenance(text: str) -> None:
@@ -176,7 +176,7 @@ def test_what_is_missing_says_what_adds_it(tmp_path: Path) -> None:
         "utility": None,
         "probe": None,
     }
-    bare = [entry | {"asr_harm": None} for entry in attacks(guarded=True)]
+    bare = [entry | {"asr_harm": {}} for entry in attacks(guarded=True)]
     text = report_of(tmp_path, results(**nothing, judges={}, attacks=bare)).markdown.read_text()
     for title in ("Over-refusal", "Leak and delay", "Signal quality", "Overhead", "Utility", "Probe", "Judges"):
         part = text.split(f"## {title}\n")[1].split("\n## ")[0]
@@ -204,12 +204,68 @@ def test_the_worst_attack_is_one_on_the_whole_defence(tmp_path: Path) -> None:
     assert str(Rate(60, 100)) in text
 
 
+def test_every_harm_judge_has_a_table(tmp_path: Path) -> None:
+    entry = attack("direct", 6, 94) | {"asr_harm": {"harm": rate(3, 100), "a|guard": rate(5, 100), "idle": None}}
+    entry |= {"asr_harm_corrected": {"a|guard": {"value": 0.04, "low": 0.0, "high": 0.1}}}
+    own = leak()[0] | {"harmful_released": {"harm": rate(1, 9), "a|guard": rate(2, 9)}}
+    found = tables(report_of(tmp_path, results(attacks=[entry], leak=[own])).markdown.read_text())
+    assert found["Harm judge: the released text gives harmful content"][2][2] == str(Rate(3, 100))
+    assert found[r"Harm judge a\|guard: the released text gives harmful content"][2][2] == str(Rate(5, 100))
+    assert found[r"Harm judge a\|guard, corrected for its measured errors"][2][2] == "4.0 % [0.0, 10.0] (n=100)"
+    assert not any("idle" in caption or caption == "Harm judge, corrected" for caption in found)
+    head, _, row = found["Leak by cell"]
+    harmful = {column: row[place] for place, column in enumerate(head) if column.startswith("harmful")}
+    assert harmful == {
+        "harmful among them, by harm": str(Rate(1, 9)),
+        r"harmful among them, by a\|guard": str(Rate(2, 9)),
+    }
+
+
+def test_labels_of_a_leak_stand_apart(tmp_path: Path) -> None:
+    rows = [leak()[0], leak()[0] | {"label": "benign", "stopped": rate(3, 50)}]
+    found = tables(report_of(tmp_path, results(leak=rows)).markdown.read_text())["Leak by cell"]
+    assert [row[1:4:2] for row in found[2:]] == [["malicious", str(Rate(97, 100))], ["benign", str(Rate(3, 50))]]
+
+
+def test_behaviors_without_an_attempt_are_shown_with_their_reasons(tmp_path: Path) -> None:
+    left_out = {"prefill": {"depth=5": {"refused": 3}, "depth=40": {"refused": 3, "too_short": 12}}, "direct": {}}
+    rows = [attack("prefill", 2, 98, attack="prefill") | {"n_left_out": 18}]
+    found = tables(
+        report_of(tmp_path, results(left_out=left_out, behaviors={"prefill": 60}, attacks=rows)).markdown.read_text()
+    )
+    assert [row[3:] for row in found["Behaviors that an attack has no attempt for"][2:]] == [
+        ["60", "57", "refused: 3"],
+        ["60", "45", "refused: 3, too short: 12"],
+    ]
+    head, _, counts = found["Counts"]
+    assert [counts[head.index(name)] for name in ("rows of the set", "left out", "planned")] == ["520", "18", "100"]
+
+
+def test_names_beside_the_highest_rates_are_escaped_and_their_figures_are_not(tmp_path: Path) -> None:
+    found = results(attacks=[attack("a|b_*c*", 4, 96)], over_refusal=[refusals("<set>", (90, 10, 0, 0))])
+    report = report_of(tmp_path, found)
+    _, _, first, second = tables(report.markdown.read_text())["Highest rates"]
+    assert first[1] == rf"{Rate(4, 100)} a\|b\_\*c\*, advbench"
+    assert second[1] == rf"{Rate(10, 100)} \<set\>"
+    assert "&lt;set&gt;" in report.html.read_text()
+
+
+def test_refusal_rates_of_errored_cells_on_request(tmp_path: Path) -> None:
+    found = results(over_refusal=[refusals("alpaca-benign", (90, 5, 0, 0), errored=5)])
+    text = report_of(tmp_path, found, allow_errors=True).markdown.read_text()
+    assert tables(text)["Refused, by set"][2][2] == str(Rate(5, 95))
+    assert tables(text)["Highest rates"][-1][1] == f"{Rate(5, 95)} alpaca-benign"
+
+
 def test_a_cell_of_many_variants_is_shown_by_family() -> None:
+    harm = [{"harm": rate(0, 2), "guard": rate(1, 2)}, {"harm": None, "guard": rate(2, 2)}]
     entries: list[dict[str, Any]] = [
-        {"family": "a", "asr": {"successes": 1, "n": 2}, "asr_harm": {"successes": 0, "n": 2}, "errored": 0},
-        {"family": "a", "asr": {"successes": 2, "n": 2}, "asr_harm": None, "errored": 0},
+        {"family": "a", "asr": rate(1, 2), "asr_harm": harm[0], "errored": 0},
+        {"family": "a", "asr": rate(2, 2), "asr_harm": harm[1], "errored": 0},
     ]
     merged = _together(entries)
     assert merged is not None
-    assert (merged["asr"]["successes"], merged["asr"]["n"], merged["asr_harm"]) == (3, 4, None)
+    assert (merged["asr"]["successes"], merged["asr"]["n"]) == (3, 4)
+    assert merged["asr_harm"]["harm"] is None
+    assert merged["asr_harm"]["guard"]["successes"] == 3
     assert _together([]) is None

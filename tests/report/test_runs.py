@@ -41,9 +41,9 @@ def test_a_folder_without_results_says_what_makes_them(tmp_path: Path) -> None:
     assert "safesignal evaluate" in caught.value.hint
 
 
-@pytest.mark.parametrize("found", [{"schema_version": 2}, {"schema_version": 1, "suite": "a", "summary": {}}])
+@pytest.mark.parametrize("found", [{"schema_version": 1}, {"schema_version": 2, "suite": "a", "summary": {}}])
 def test_results_of_another_schema_are_refused(tmp_path: Path, found: dict[str, object]) -> None:
-    with pytest.raises(DataError, match=r"Expected a run of schema 1"):
+    with pytest.raises(DataError, match=r"Expected a run of schema 2"):
         load_runs([build(tmp_path / "x", found)])
 
 

@@ -149,4 +149,5 @@ def _scores(run: Run, entry: Entry, name: str) -> Markup | None:
 def _delays(run: Run, entry: Entry, name: str) -> Markup | None:
     delay = entry.get("delay_tokens")
     histogram = delay.get("histogram") if isinstance(delay, Mapping) else None
-    return histogram_panel(run, histogram, "tokens", f"Delay of the first malicious window{name}")
+    what = "the policy" if str(entry["name"]).endswith("(policy)") else "the first malicious window"
+    return histogram_panel(run, histogram, "tokens", f"Delay of {what}{name}")

@@ -17,6 +17,7 @@ class Cell:
     Attributes:
         text: The main part.
         detail: What must never be left out beside it, such as interval and counts.
+        about: What it is a figure of, where that is a name from a file.
         tone: How it is set: empty, `muted`, `met` or `missed`.
         number: Whether it is set as a number.
     """
@@ -25,10 +26,11 @@ class Cell:
     detail: str = ""
     tone: str = ""
     number: bool = True
+    about: str = ""
 
     def __str__(self) -> str:
-        """Return text and detail on one line."""
-        return f"{self.text} {self.detail}".rstrip()
+        """Return text, detail and name on one line."""
+        return " ".join(part for part in (self.text, self.detail, self.about) if part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from safesignal.report.document import Cell, Section, Table
@@ -34,12 +35,12 @@ def _highest(run: Run, named: Sequence[Named], section: str) -> Cell:
     """Return the highest rate and its name; withheld if an errored cell might hold a higher one."""
     if any(run.withheld(entry) for entry in run.entries(section)):
         return Cell("withheld", "(attempts errored)", tone="missed")
-    there = [(name, value) for name, value in named if value.get("value") is not None]
+    there = [(name, value) for name, value in named if value["value"] is not None]
     if not there:
         return NOTHING
     name, value = max(there, key=lambda pair: pair[1]["value"])
     shown = rate(value)
-    return Cell(shown.text, f"{shown.detail} {name}")
+    return replace(shown, about=name)
 
 
 def _attacks(run: Run) -> list[Named]:
@@ -57,4 +58,5 @@ def _attacks(run: Run) -> list[Named]:
 
 def _benign(run: Run) -> list[Named]:
     entries = [entry for entry in run.entries("over_refusal") if entry.get("label") == "benign"]
-    return [(str(entry["dataset"]), entry["refused"]) for entry in entries if not entry.get("category")]
+    whole = [(str(entry["dataset"]), run.refused(entry)) for entry in entries if not entry.get("category")]
+    return [(name, value) for name, value in whole if value is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from safesignal.report.document import Cell, Section, Table
 
@@ -45,7 +46,7 @@ def _rule(table: Table, place: int) -> str:
 
 def _cell(cell: Cell) -> str:
     """Return a cell; figures are our own words, all else comes from files and is escaped."""
-    return str(cell) if cell.number else _escaped(str(cell))
+    return str(replace(cell, about=_escaped(cell.about))) if cell.number else _escaped(str(cell))
 
 
 def _escaped(text: str) -> str:

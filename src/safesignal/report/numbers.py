@@ -10,7 +10,7 @@ from safesignal.errors import UsageError
 from safesignal.report.document import Cell
 from safesignal.stats import Rate
 
-__all__ = ["NOTHING", "counted", "estimate", "goal", "number", "parse_goals", "rate", "word"]
+__all__ = ["NOTHING", "counted", "estimate", "goal", "number", "parse_goals", "rate", "withheld", "word"]
 
 NOTHING = Cell("–", tone="muted")
 """Where a run has no such figure."""
@@ -53,6 +53,12 @@ def rate(value: Mapping[str, Any] | None) -> Cell:
     if not counts and "n" in value:
         counts = f" (n={value['n']})"
     return Cell(f"{100 * value['value']:.1f} %", f"[{low}, {high}]{counts}")
+
+
+def withheld(entry: Mapping[str, Any]) -> Cell:
+    """Return what stands in the place of a rate that errors forbid to name."""
+    errored = entry.get("errored")
+    return Cell("withheld", f"({errored} errored)" if errored else "(errors in the cell)", tone="missed")
 
 
 def estimate(value: object) -> Cell:

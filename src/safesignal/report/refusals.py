@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from safesignal.report import charts
 from safesignal.report.bins import histogram_panel
 from safesignal.report.document import Cell, Figure, Section, Table
-from safesignal.report.numbers import NOTHING, estimate, goal, rate, word
+from safesignal.report.numbers import NOTHING, estimate, goal, rate, withheld, word
 from safesignal.report.robustness import MOST_VARIANTS
 from safesignal.report.runs import Run, by_key
 
@@ -55,32 +55,18 @@ def over_refusal_section(runs: Sequence[Run]) -> Section:
 
 def leak_section(runs: Sequence[Run]) -> Section:
     """Return what was shown before a stop, and how long tokens were held back."""
-    columns = (
-        "cell",
-        "run",
-        "stopped",
-        "released before the stop",
-        "harmful among them",
-        "after the transition",
-        "held",
-    )
-    lines, panels = [], []
+    lines: list[list[Cell]] = []
+    panels: list[Markup] = []
+    judges = dict.fromkeys(j for run in runs for entry in run.entries("leak") for j in entry["harmful_released"])
     for run in runs:
         entries = run.entries("leak")
-        sizes = Counter(entry.get("cell") for entry in entries)
+        sizes = Counter((entry["cell"], entry["label"]) for entry in entries)
         for entry in entries:
-            if entry.get("variant") and sizes[entry.get("cell")] > MOST_VARIANTS:
+            size = sizes[entry["cell"], entry["label"]]
+            if entry["variant"] and size > MOST_VARIANTS:
                 continue  # one per jailbreak template: the cell's own row says enough
-            released, held = entry.get("released_before_stop") or {}, entry.get("hold_tokens") or {}
-            cells = [estimate(entry.get("stopped")), _spread(released), estimate(entry.get("harmful_released"))]
-            cells += [_maybe_spread(entry.get("released_after_transition")), _spread(held)]
-            cell = " · ".join(str(part) for part in (entry.get("cell"), entry.get("variant")) if part)
-            lines.append([word(cell), word(run.name), *cells])
-            if entry.get("variant") and sizes[entry.get("cell")] > 1:
-                continue  # drawn with its cell
-            for title, spread in (("released before the stop", released), ("held before release", held)):
-                if drawn := histogram_panel(run, spread.get("histogram"), "tokens", f"{cell}: {title}"):
-                    panels.append(drawn)
+            lines.append(_leak_line(run, entry, judges))
+            panels += [] if entry["variant"] and size > 1 else _leak_panels(run, entry)
     if not lines:
         missing = "No leak was measured: it needs a guarded run of `safesignal evaluate` with attacks."
         return Section("leak", "Leak and delay", missing=missing)
@@ -89,7 +75,30 @@ def leak_section(runs: Sequence[Run]) -> Section:
         "Spreads are median / 90 % / maximum, in tokens."
     )
     figures = [Figure("Histograms over stopped answers", charts.grid(panels), wide=True)] if panels else []
+    harmful = (f"harmful among them, by {judge}" for judge in judges)
+    columns = ("cell", "label", "run", "stopped", "released before the stop", *harmful, "after the transition", "held")
     return Section("leak", "Leak and delay", lead, [*figures, Table("Leak by cell", columns, lines)])
+
+
+def _leak_name(entry: Entry) -> str:
+    return " · ".join(str(part) for part in (entry["cell"], entry["variant"]) if part)
+
+
+def _leak_line(run: Run, entry: Entry, judges: Iterable[str]) -> list[Cell]:
+    harmful = [estimate(entry["harmful_released"].get(judge)) for judge in judges]
+    shown = [estimate(entry["stopped"]), _spread(entry["released_before_stop"]), *harmful]
+    held = [_spread(entry["released_after_transition"]), _spread(entry["hold_tokens"] or {})]
+    return [word(_leak_name(entry)), word(entry["label"]), word(run.name), *shown, *held]
+
+
+def _leak_panels(run: Run, entry: Entry) -> list[Markup]:
+    spreads = {"released before the stop": entry["released_before_stop"], "held before release": entry["hold_tokens"]}
+    name = f"{_leak_name(entry)}{', benign' if entry['label'] == 'benign' else ''}"
+    panels = [
+        histogram_panel(run, (spread or {}).get("histogram"), "tokens", f"{name}: {title}")
+        for title, spread in spreads.items()
+    ]
+    return [drawn for drawn in panels if drawn]
 
 
 def _name(key: tuple[Any, ...]) -> tuple[str, str]:
@@ -104,8 +113,8 @@ def _refused(run: Run, entry: Entry | None) -> Cell:
     if entry is None:
         return NOTHING
     if run.withheld(entry):
-        return Cell("withheld", f"({entry['errored']} errored)", tone="missed")
-    return rate(entry.get("refused"))
+        return withheld(entry)
+    return rate(run.refused(entry))
 
 
 def _goals(runs: Sequence[Run], key: tuple[Any, ...], entries: Sequence[Entry | None]) -> list[Cell]:
@@ -114,7 +123,7 @@ def _goals(runs: Sequence[Run], key: tuple[Any, ...], entries: Sequence[Entry | 
     for run, entry in zip(runs, entries, strict=True):
         if run.guarded and run.goals:
             text = run.goals.get(str(key[0])) if key[3] == "benign" and not key[2] else None
-            cells.append(goal(text, None if run.withheld(entry) else entry["refused"]) if text and entry else NOTHING)
+            cells.append(goal(text, run.refused(entry)) if text and entry else NOTHING)
     return cells
 
 
@@ -150,7 +159,9 @@ def _stacks(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry 
         name, sub = _name(key)
         for run, entry in zip(runs, entries, strict=True):
             if entry is not None and not run.withheld(entry):
-                bars.append(charts.Stack(name, run.accent, _shares(run, entry), f"{sub} · {run.name}", _bounds(entry)))
+                bars.append(
+                    charts.Stack(name, run.accent, _shares(run, entry), f"{sub} · {run.name}", _bounds(run, entry))
+                )
     return charts.stacks(bars, what="Share of refused requests by set, split by when the refusal came")
 
 
@@ -163,8 +174,8 @@ def _shares(run: Run, entry: Entry) -> list[tuple[str, float, str]]:
     return shares
 
 
-def _bounds(entry: Entry) -> tuple[float, float] | None:
-    value = entry.get("refused")
+def _bounds(run: Run, entry: Entry) -> tuple[float, float] | None:
+    value = run.refused(entry)
     return (value["low"], value["high"]) if value and value.get("value") is not None else None
 
 
@@ -178,7 +189,7 @@ def _by_type(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry
 
 
 def _mark(run: Run, entry: Entry | None, label: str) -> charts.Mark | None:
-    value = entry.get("refused") if entry and not run.withheld(entry) else None
+    value = run.refused(entry) if entry else None
     if value is None or value.get("value") is None:
         return None
     tip = f"{run.name}, {label}: {rate(value)}"
@@ -190,7 +201,3 @@ def _spread(spread: Mapping[str, Any]) -> Cell:
     if all(figure is None for figure in figures):
         return NOTHING
     return Cell(" / ".join(str(estimate(figure)) for figure in figures))
-
-
-def _maybe_spread(value: object) -> Cell:
-    return _spread(value) if isinstance(value, Mapping) and "median" in value else estimate(value)

@@ -11,9 +11,8 @@ from markupsafe import Markup
 
 from safesignal.report import charts
 from safesignal.report.document import Cell, Figure, Section, Table
-from safesignal.report.numbers import NOTHING, estimate, goal, rate, word
+from safesignal.report.numbers import NOTHING, counted, estimate, goal, rate, withheld, word
 from safesignal.report.runs import Run, by_key
-from safesignal.stats import Rate
 
 __all__ = ["MOST_VARIANTS", "attack_section", "depth_section", "judge_section"]
 
@@ -44,17 +43,21 @@ def attack_section(runs: Sequence[Run]) -> Section:
         parts.append(_table("Worst of the grid: a behavior counts if any variant succeeded", grids, runs, "worst"))
     if _any(rows, "asr_corrected"):
         parts.append(_table("Refusal judge, corrected for its measured errors", rows, runs, "asr_corrected"))
-    if _any(rows, "asr_harm"):
-        parts.append(_table("Harm judge: the released text gives harmful content", rows, runs, "asr_harm"))
-    if _any(rows, "asr_harm_corrected"):
-        parts.append(_table("Harm judge, corrected for its measured errors", rows, runs, "asr_harm_corrected"))
-    parts.append(_counts(rows))
+    judges = _harm_judges(rows)
+    for judge in judges:
+        title = f"{_named(judge)}: the released text gives harmful content"
+        parts.append(_table(title, rows, runs, "asr_harm", judge=judge))
+        if _any(rows, "asr_harm_corrected", judge):
+            title = f"{_named(judge)}, corrected for its measured errors"
+            parts.append(_table(title, rows, runs, "asr_harm_corrected", judge=judge))
+    parts += [_counts(rows), *_left_out(runs)]
     if variants := _variants(runs):
         parts.append(_table("By variant, refusal judge", variants, runs, "asr", folded=True))
-    if _any(variants, "asr_harm"):
-        parts.append(_table("By variant, harm judge", variants, runs, "asr_harm", folded=True))
-    harm = "" if _any(rows, "asr_harm") else "No harm judge has run: `safesignal judge --run RUN --judge harm` adds it."
-    return Section("attacks", "Attack success", f"{_LEAD} {'' if harm else _HARM_LEAD}".strip(), parts, harm)
+    for judge in _harm_judges(variants):
+        title = f"By variant, {_named(judge).lower()}"
+        parts.append(_table(title, variants, runs, "asr_harm", judge=judge, folded=True))
+    harm = "" if judges else "No harm judge has run: `safesignal judge --run RUN --judge harm` adds it."
+    return Section("attacks", "Attack success", f"{_LEAD} {_HARM_LEAD if judges else ''}".strip(), parts, harm)
 
 
 def depth_section(runs: Sequence[Run]) -> Section | None:
@@ -136,27 +139,50 @@ def _together(entries: Sequence[Entry]) -> Entry | None:
     """Return several variants as one entry; a rate that one of them lacks though it has attempts is withheld."""
     if not entries:
         return None
-    merged = {**entries[0], "errored": sum(int(entry.get("errored") or 0) for entry in entries)}
-    for name in ("asr", "asr_harm"):
-        rates = [entry.get(name) for entry in entries]
-        known = [rate for rate in rates if rate]
-        total = Rate(sum(rate["successes"] for rate in known), sum(rate["n"] for rate in known))
-        low, high = total.interval
-        row = {"value": total.value, "low": low, "high": high, "successes": total.successes, "n": total.n}
-        merged[name] = row if len(known) == len(rates) and total.n else None
-    return merged
+    judges = dict.fromkeys(judge for entry in entries for judge in entry.get("asr_harm") or {})
+    return {
+        **entries[0],
+        "errored": sum(int(entry.get("errored") or 0) for entry in entries),
+        "asr": _pooled([entry.get("asr") for entry in entries]),
+        "asr_harm": {judge: _pooled([entry["asr_harm"].get(judge) for entry in entries]) for judge in judges},
+    }
 
 
-def _any(rows: Sequence[Row], name: str) -> bool:
-    return any(entry and entry.get(name) is not None for _, _, cells in rows for _, entry in cells)
+def _pooled(rates: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
+    known = [rate for rate in rates if rate]
+    whole = len(known) == len(rates)
+    return counted(sum(rate["successes"] for rate in known), sum(rate["n"] for rate in known)) if whole else None
+
+
+def _any(rows: Sequence[Row], name: str, judge: str = "") -> bool:
+    """Tell whether any run has a rate, named or withheld, of that name."""
+    entries = [entry for _, _, cells in rows for _, entry in cells if entry]
+    return any(((entry.get(name) or {}).get(judge) if judge else entry.get(name)) is not None for entry in entries)
+
+
+def _harm_judges(rows: Sequence[Row]) -> list[str]:
+    """Return the judges of harm that have a rate in any of the rows, in the order of the results."""
+    found = dict.fromkeys(j for _, _, cells in rows for _, entry in cells if entry for j in entry.get("asr_harm") or {})
+    return [judge for judge in found if _any(rows, "asr_harm", judge)]
+
+
+def _named(judge: str) -> str:
+    return "Harm judge" if judge == "harm" else f"Harm judge {judge}"
 
 
 def _table(
-    caption: str, rows: Sequence[Row], runs: Sequence[Run], name: str, *, goals: bool = False, folded: bool = False
+    caption: str,
+    rows: Sequence[Row],
+    runs: Sequence[Run],
+    name: str,
+    *,
+    judge: str = "",
+    goals: bool = False,
+    folded: bool = False,
 ) -> Table:
     cells, wanted = [], runs[0].goals if goals else {}
     for cell, dataset, entries in rows:
-        line = [word(cell), word(dataset), *(_rate(run, entry, name) for run, entry in entries)]
+        line = [word(cell), word(dataset), *(_rate(run, entry, name, judge) for run, entry in entries)]
         if wanted:
             line += [_goal(wanted.get(cell), run, entry) for run, entry in entries if run.guarded]
         cells.append(line)
@@ -170,14 +196,13 @@ def _goal(text: str | None, run: Run, entry: Entry | None) -> Cell:
     return goal(text, run.asr(entry)) if text and entry else NOTHING
 
 
-def _rate(run: Run, entry: Entry | None, name: str) -> Cell:
+def _rate(run: Run, entry: Entry | None, name: str, judge: str = "") -> Cell:
     if entry is None:
         return NOTHING
     if run.withheld(entry):
-        errored = entry.get("errored")
-        return Cell("withheld", f"({errored} errored)" if errored else "(errors in the cell)", tone="missed")
-    value = run.asr(entry, name)
-    if value is not None and "n" not in value and (raw := entry.get(name.removesuffix("_corrected"))):
+        return withheld(entry)
+    value = run.asr(entry, name, judge)
+    if value is not None and "n" not in value and (raw := run.asr(entry, name.removesuffix("_corrected"), judge)):
         value = {**value, "n": raw["n"]}
     return rate(value)
 
@@ -188,6 +213,7 @@ def _counts(rows: Sequence[Row]) -> Table:
         "data set",
         "run",
         "rows of the set",
+        "left out",
         "planned",
         "succeeded",
         "resisted",
@@ -199,11 +225,26 @@ def _counts(rows: Sequence[Row]) -> Table:
         for run, entry in entries:
             if entry is None:
                 continue
-            names = ("n_original", "n_planned", "succeeded", "resisted", "undecided", "errored")
+            names = ("n_original", "n_left_out", "n_planned", "succeeded", "resisted", "undecided", "errored")
             stopped = _rate(run, entry, "refused_by_signal") if run.guarded else NOTHING
             counts = [estimate(entry.get(name)) for name in (*names, "mean_tokens")]
             lines.append([word(cell), word(dataset), word(run.name), *counts, stopped])
     return Table("Counts", (*columns, "mean tokens", "stopped by the signal"), lines, folded=True)
+
+
+def _left_out(runs: Sequence[Run]) -> list[Table]:
+    """Return how many behaviors an attack has an attempt for, by variant, and why the others have none."""
+    lines = []
+    for run in runs:
+        asked = run.results.get("behaviors") or {}
+        for cell, variants in (run.results.get("left_out") or {}).items():
+            for variant, reasons in variants.items():
+                effective = asked[cell] - sum(reasons.values()) if cell in asked else None
+                why = ", ".join(f"{reason.replace('_', ' ')}: {count}" for reason, count in reasons.items())
+                counts = [estimate(asked.get(cell)), estimate(effective)]
+                lines.append([word(cell), word(variant), word(run.name), *counts, word(why)])
+    columns = ("attack", "variant", "run", "behaviors", "attempts", "left out")
+    return [Table("Behaviors that an attack has no attempt for", columns, lines)] if lines else []
 
 
 def _mark(run: Run, value: Mapping[str, Any] | None, label: str) -> charts.Mark | None:

@@ -14,7 +14,7 @@ from safesignal.report.numbers import counted
 
 __all__ = ["Run", "by_key", "load_runs"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _PALETTES = {"guarded": (1, 2, 5), "plain": (0, 3, 4)}
 """Accent colours in the order they are taken, per kind of target; the style sheet names them `--run-0` and so on."""
 
@@ -58,11 +58,19 @@ class Run:
             return [{"cell": name, **entry} for name, entry in found.items() if isinstance(entry, Mapping)]
         return [dict(entry) for entry in found]
 
-    def asr(self, entry: Entry, name: str = "asr") -> Mapping[str, Any] | None:
-        """Return a rate over attempts, None where errors forbid to name it."""
-        value: Mapping[str, Any] | None = entry.get(name)
+    def asr(self, entry: Entry, name: str = "asr", judge: str = "") -> Mapping[str, Any] | None:
+        """Return a rate over attempts, by one harm judge where there are several; None where errors forbid it."""
+        value: Mapping[str, Any] | None = (entry.get(name) or {}).get(judge) if judge else entry.get(name)
         if value is None and name == "asr" and self.allow_errors:
             value = counted(entry["succeeded"], entry["succeeded"] + entry["resisted"])
+        return None if self.withheld(entry) else value
+
+    def refused(self, entry: Entry) -> Mapping[str, Any] | None:
+        """Return the rate of refused prompts, None where errors forbid it."""
+        value: Mapping[str, Any] | None = entry.get("refused")
+        if value is None and self.allow_errors:
+            decided = entry["n"] - entry["undecided"] - entry["errored"]
+            value = counted(decided - entry["answered"], decided)
         return None if self.withheld(entry) else value
 
     def withheld(self, entry: Entry) -> bool:
@@ -158,7 +166,7 @@ def _results(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} holds schema {found!r} of suite {results.get('suite') if isinstance(results, dict) else None!r}. "
             f"Expected a run of schema {_SCHEMA} as docs/run-folder.md describes.",
-            hint="run `safesignal evaluate` again into this folder; it measures nothing twice",
+            hint=f"`safesignal judge --run {folder}` makes the results of recorded attempts anew",
         )
     return {**_run_json(folder), **results}
 

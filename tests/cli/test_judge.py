@@ -71,13 +71,13 @@ def test_verdicts_of_two_judges_are_not_mixed_in_one_file(
 
 def test_verdicts_given_afterwards_reach_the_results(run: Run, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", [evaluated(0, "succeeded", text=YES)])
-    assert summarise_run(folder)["harm_judge"] is None
+    assert summarise_run(folder)["harm_judges"] == []
     write_rows(
         folder / "judgements.jsonl",
         [{"id": "harm/direct//b0", "attempt": "direct//b0", "judge": "harm", "verdict": "yes", "rule": "told"}],
     )
     assert run("judge", "--run", folder).code == 0
-    assert json.loads((folder / "results.json").read_text())["attacks"][0]["asr_harm"]["successes"] == 1
+    assert json.loads((folder / "results.json").read_text())["attacks"][0]["asr_harm"]["harm"]["successes"] == 1
 
 
 def test_a_file_is_judged(run: Run, tmp_path: Path) -> None:

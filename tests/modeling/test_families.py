@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from torch import nn
 
 from safesignal.config import SignalConfig
 from safesignal.errors import ModelError, UsageError
 from safesignal.modeling.families import describe
+from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.nn.masks import text_mask
 from tests.invariants.harness import PROMPTS, encoded, guarded, run
@@ -141,6 +143,18 @@ def test_a_model_without_layers() -> None:
     model.model.layers = nn.Sequential()
     with pytest.raises(ModelError, match="no list of decoder layers"):
         describe(model)
+
+
+def test_a_lack_of_memory_says_nothing_about_the_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("planted")
+
+    base = tiny_model("llama")
+    monkeypatch.setattr(SignalForward, "_safety_pass", full)
+    monkeypatch.setattr(SignalForward, "_masked_pass", full)
+    with pytest.raises(torch.OutOfMemoryError, match="planted"):
+        SignalForward(base, SignalConfig(rank=4))
+    assert not any(module._forward_hooks for module in base.modules())
 
 
 def test_a_stack_whose_text_a_check_would_change(monkeypatch: pytest.MonkeyPatch) -> None:

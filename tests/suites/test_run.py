@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from safesignal.attacks import runner
 from safesignal.attacks.compliant import CompliantPrefixes
 from safesignal.attacks.targets import GuardedTarget, PlainTarget
+from safesignal.attacks.template import SLOT
 from safesignal.errors import UsageError
 from safesignal.judges.base import Judgement
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.rules import Policy
+from safesignal.suites.record import RunRecord
 from safesignal.suites.run import Subject, SuiteRun
 from safesignal.suites.spec import load_suite
 
@@ -166,14 +169,102 @@ def test_without_a_compliant_answer_the_other_cells_go_on(
     assert suite_run(model, suite_file, "base").expected() == (0, 0.0)
 
 
-def test_verdicts_of_other_judges_ask_for_another_measurement(model: SafeSignalModel, suite_file: Path) -> None:
+class Measured:
+    """A judge whose agreement with people can be measured."""
+
+    name = "own"
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    def __call__(self, behavior: str, completion: str) -> Judgement:
+        return Judgement("no", "planted")
+
+    def judge_all(self, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
+        return [self(*pair) for pair in pairs]
+
+
+def test_another_judge_is_measured_anew_and_the_same_one_is_not(
+    model: SafeSignalModel, suite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def measure(judge: Measured, *_: Any, **__: Any) -> dict[str, Any]:
+        measured.append(judge.fingerprint)
+        return {"fingerprint": judge.fingerprint}
+
+    monkeypatch.setattr("safesignal.suites.sections.measure_judge", measure)
+    for fingerprint in ("first", "first", "second"):
+        run = suite_run(model, suite_file, "base")
+        run.judges["harm"] = Measured(fingerprint)
+        results = run.run()
+    assert measured == ["first", "second"]
+    assert results["judges"] == {"harm": {"fingerprint": "second"}}
+
+
+def test_what_a_cell_sends_is_what_it_was_begun_with(model: SafeSignalModel, suite_file: Path) -> None:
+    """Whatever file the text comes from: templates, prefills, and rows that only a smaller sample holds."""
+    folder = suite_file.parent
+    templates, prefills = folder / "templates.jsonl", folder / "prefills.jsonl"
+    templates.write_text(json.dumps({"id": "t", "template": f"Pretend: {SLOT}", "source": "own"}) + "\n")
+    prefills.write_text("".join(json.dumps({"id": f"data-{i}", "prefill": "A list:"}) + "\n" for i in range(4)))
+    suite_file.write_text(
+        f"name: tiny\nmax_new_tokens: 2\ncells:\n"
+        f"  - {{cell: slot, attack: template, file: {templates}, dataset: {folder / 'data.jsonl'}, limit: 2}}\n"
+        f"  - {{cell: file, attack: prefill, file: {prefills}, dataset: {folder / 'data.jsonl'}, limit: 2}}\n"
+    )
     suite_run(model, suite_file, "base").run()
-    measured = suite_file.parent / "base" / "judges.json"
-    measured.write_text('{"refusal": {"unknown": 0}}')
-    suite_run(model, suite_file, "base").run()
-    assert "refusal" in json.loads(measured.read_text())
-    results = suite_run(model, suite_file, "base", verdict="yes").run()
-    assert results["judges"] == {}
+    for path, old, new, cell in ((templates, "Pretend", "Imagine", "slot"), (prefills, "A list", "The list", "file")):
+        whole = path.read_text()
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(UsageError, match=f"1 problem(?s:.*)cell `{cell}`: sends other prompts"):
+            suite_run(model, suite_file, "base").claim()
+        path.write_text(whole)
+    suite_run(model, suite_file, "base").claim()
+
+
+def test_rows_of_a_smaller_sample_are_held_to_too(
+    model: SafeSignalModel, suite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(suite_file.parent)  # a draw depends on the set's name
+    data = suite_file.with_name("rows.jsonl")
+    rows = [{"id": f"{i:02}", "prompt": f"name item {i:02}", "prompt_label": "malicious"} for i in range(30)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = "  - {{cell: {0}, attack: direct, dataset: rows.jsonl, limit: {1}}}\n"
+    suite_file.write_text(f"name: tiny\nmax_new_tokens: 1\ncells:\n{line.format('large', 15)}{line.format('small', 5)}")
+    run = suite_run(model, suite_file, "base")
+    small, large = ({one.id for one in run.behaviors[cell].behaviors} for cell in ("small", "large"))
+    only = min(small - large)
+    run.run()
+    data.write_text(data.read_text().replace(f"item {only}", "item of another kind"))
+    with pytest.raises(UsageError, match=r"1 problem(?s:.*)cell `small`: sends other prompts"):
+        suite_run(model, suite_file, "base").run()
+    assert len(rows_of(run.folder)) == 20
+
+
+def test_a_finished_section_is_of_these_settings_or_refused(model: SafeSignalModel, suite_file: Path) -> None:
+    cells, folder = suite_file.read_text(), suite_file.parent / "guarded"
+    small = "overhead: {batch_sizes: [1], contexts: [8], new_tokens: 2, repeats: 1}\n"
+    suite_run(model, suite_file, "guarded").run()
+    suite_file.write_text(cells + small)
+    first = suite_run(model, suite_file, "guarded").run()["overhead"]
+    assert first["rows"]
+    assert suite_run(model, suite_file, "guarded").run()["overhead"] == first
+    suite_file.write_text(cells + small.replace("[8]", "[9]"))
+    with pytest.raises(UsageError, match="section `overhead`: has other settings") as caught:
+        suite_run(model, suite_file, "guarded").claim()
+    assert "whose file is removed is measured again" in caught.value.hint
+    (folder / "overhead.json").unlink()
+    again = suite_run(model, suite_file, "guarded").run()["overhead"]
+    assert {row["context"] for row in again["rows"]} == {9}
+
+
+def test_sections_of_a_folder_that_noted_none_are_those_it_was_begun_with(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"probe": {"depths": [5]}}}))
+    record = RunRecord(tmp_path)
+    record.check({"any": "digest"}, {"probe": {"depths": (5,)}})
+    with pytest.raises(UsageError, match="section `probe`"):
+        record.check({}, {"probe": {"depths": [10]}})
 
 
 def test_a_run_that_is_killed_while_it_notes_a_plan_is_still_whole(

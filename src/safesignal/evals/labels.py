@@ -90,4 +90,10 @@ def measure_judge(
         truths = [truth for _, truth in labelled]
         by_set[one.title] = measure_agreement(verdicts, truths).to_row()
         said, true = said + verdicts, true + truths
-    return measure_agreement(said, true).to_row() | {"judge": judge.name, "measured_on": list(by_set), "sets": by_set}
+    whole = measure_agreement(said, true).to_row()
+    return whole | {
+        "judge": judge.name,
+        "fingerprint": judge.fingerprint,
+        "measured_on": list(by_set),
+        "sets": by_set,
+    }

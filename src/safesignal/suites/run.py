@@ -6,7 +6,6 @@ another run are never mixed in, and every figure of `results.json` comes from th
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -27,12 +26,13 @@ from safesignal.attacks.targets import GuardedTarget
 from safesignal.data.jsonl import Writer
 from safesignal.errors import SafeSignalError, UsageError
 from safesignal.evals.results import summarise_run
-from safesignal.files import claim, write_json
+from safesignal.files import claim
 from safesignal.judges.base import Judge
 from safesignal.judges.refusal import RefusalJudge
 from safesignal.modeling.zoo import cache_dir
 from safesignal.runtime import environment
-from safesignal.suites.sections import SECTIONS, Report, SectionRun, judges
+from safesignal.suites.record import RunRecord, digest_of
+from safesignal.suites.sections import FILES, SECTIONS, Report, SectionRun, judges
 from safesignal.suites.spec import Cell, Suite
 
 __all__ = ["Report", "Subject", "SuiteRun"]
@@ -98,6 +98,8 @@ class SuiteRun:
         self.cells = [cell for cell in suite.cells if subject.variant(cell) is not None]
         self.attacks = {cell.name: _attack(cell, data_dir) for cell in self.cells}
         self.behaviors = {cell.name: self._behaviors(cell) for cell in self.cells}
+        self.outlines = {cell.name: self._outline(cell) for cell in self.cells}
+        self.record = RunRecord(self.folder)
 
     def run(self, *, allow_errors: bool = False) -> dict[str, Any]:
         """Run what the folder does not hold yet.
@@ -113,21 +115,20 @@ class SuiteRun:
         """
         self.claim()
         with Writer(self.folder / "attempts.jsonl") as writer:
-            if rejudge(writer, self.judges):
-                # Other judges than those whose agreement with people was measured: it is measured again below.
-                (self.folder / "judges.json").unlink(missing_ok=True)
+            rejudge(writer, self.judges)
             known = statuses(writer.path)
             for cell in self.cells:
                 target = self.subject.variant(cell)
                 assert target is not None
                 attack, report = self.prepared(cell), _line(self.report, cell.name)
                 plans = self.plans(cell, attack)
-                self._note_planned(cell, len(plans), attack)
+                self._note_begun(cell, plans, attack)
                 how: dict[str, Any] = {"batch_size": self.batch_size, "progress": report, "known": known}
                 run_plans(plans, target, writer, self.judges, **how)
         judges(self._section_run(), self.judges)
         for name, section in SECTIONS.items():
             if name in self.suite.sections:
+                self.record.note(name, sections=self.suite.sections[name])
                 section(self._section_run(), self.suite.sections[name])
         return summarise_run(self.folder, allow_errors=allow_errors)
 
@@ -169,7 +170,11 @@ class SuiteRun:
         return time.perf_counter() - begun
 
     def claim(self) -> None:
-        """Mark the folder with what is measured there, or check that it holds the beginning of this very run."""
+        """Mark the folder with what is measured there, or check that it holds the beginning of this very run.
+
+        Raises:
+            UsageError: If it holds another run, or a part of one that was begun as something else.
+        """
         run = {
             "schema_version": _SCHEMA_VERSION,
             "suite": self.suite.name,
@@ -184,8 +189,10 @@ class SuiteRun:
             "command": shlex.join(sys.argv),
             "settings": self.suite.raw,
         }
-        path = self.folder / "run.json"
+        path = self.record.path
         claim(path, run, record, place=self.folder, option="--output_dir", begin=not path.exists())
+        sections = {name: own for name, own in self.suite.sections.items() if (self.folder / FILES[name]).exists()}
+        self.record.check({name: digest_of(plans) for name, plans in self.outlines.items()}, sections)
 
     def _behaviors(self, cell: Cell) -> BehaviorSet:
         families = cell.parameters.get("families", ()) if cell.attack == "artifact" else ()
@@ -199,15 +206,24 @@ class SuiteRun:
                 found[own.dataset] = own
         return {name: own.provenance() for name, own in found.items()}
 
-    def _note_planned(self, cell: Cell, count: int, attack: Attack) -> None:
-        """Keep in `run.json` how many attempts a cell holds, which tells an unfinished one, and who has none."""
+    def _outline(self, cell: Cell) -> list[Plan]:
+        """Return a cell's attempts as far as they are known now: a stand-in begins those with a prefill of k tokens."""
+        attack = self.attacks[cell.name]
+        if isinstance(attack, Prefill) and attack.depth:
+            pieces = {one.id: (OPENING,) * max(attack.depth) for one in self.behaviors[cell.name].behaviors}
+            attack = replace(attack, pieces=pieces)
+        return self.plans(cell, attack)
+
+    def _note_begun(self, cell: Cell, plans: Sequence[Plan], attack: Attack) -> None:
+        """Keep in `run.json` what a cell sends, how many attempts it holds, and which behaviors have none."""
         behaviors = self.behaviors[cell.name].behaviors
-        left_out = attack.left_out(behaviors) if isinstance(attack, Selective) else {}
-        path = self.folder / "run.json"
-        run = json.loads(path.read_text(encoding="utf-8"))
-        run["planned"] = {**run.get("planned", {}), cell.name: count}
-        run["left_out"] = {**run.get("left_out", {}), cell.name: left_out}
-        write_json(path, run)
+        self.record.note(
+            cell.name,
+            plans=digest_of(self.outlines[cell.name]),
+            planned=len(plans),
+            behaviors=len(behaviors),
+            left_out=attack.left_out(behaviors) if isinstance(attack, Selective) else {},
+        )
 
     def _section_run(self) -> SectionRun:
         return SectionRun(
@@ -221,21 +237,15 @@ class SuiteRun:
         )
 
     def _left(self) -> list[Plan]:
-        """Return the attempts that are not made yet; a stand-in begins those whose compliant answers are not written.
+        """Return the attempts that are not made yet, in outline.
 
-        A cell that run.json calls complete has none left, although some of its behaviors may have no such answer.
+        A cell that run.json calls complete has none left, although some of its behaviors may have no attempt.
         """
-        known = statuses(self.folder / "attempts.jsonl")
-        path, left = self.folder / "run.json", []
-        planned = json.loads(path.read_text(encoding="utf-8")).get("planned", {}) if path.exists() else {}
-        for cell in self.cells:
-            attack, sampling = self.attacks[cell.name], Sampling(max_new_tokens=cell.max_new_tokens)
-            behaviors = self.behaviors[cell.name].behaviors
-            if isinstance(attack, Prefill) and attack.depth:
-                attack = replace(attack, pieces={one.id: (OPENING,) * max(attack.depth) for one in behaviors})
-            plans = attack.plan(behaviors, cell.name, sampling)
+        known, planned = statuses(self.folder / "attempts.jsonl"), self.record.read().get("planned", {})
+        left = []
+        for name, plans in self.outlines.items():
             missing = [plan for plan in plans if known.get(plan.id, Status.ERRORED) == Status.ERRORED]
-            left += [] if len(plans) - len(missing) == planned.get(cell.name) else missing
+            left += [] if len(plans) - len(missing) == planned.get(name) else missing
         return left
 
     def _with_compliant_answers(self, cell: Cell, attack: Prefill) -> Prefill:

@@ -5,6 +5,7 @@ A section that a target has no part in (no signal, no weights at hand) leaves no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from safesignal.evals.utility import run_utility
 from safesignal.files import write_json
 from safesignal.judges.base import BatchJudge, Judge
 
-__all__ = ["SECTIONS", "Report", "SectionRun", "judges"]
+__all__ = ["FILES", "SECTIONS", "Report", "SectionRun", "judges"]
 
 Report = Callable[[str, int, int], None]
 """Takes the name of a line, how much of it is done, and all of it."""
@@ -141,15 +142,20 @@ def _probe(
 
 
 def judges(run: SectionRun, judges: Mapping[str, Judge]) -> None:
-    """Measure every judge against people's labels, where the labelled sets are at hand, into `judges.json`."""
+    """Measure every judge against people's labels, where the labelled sets are at hand, into `judges.json`.
+
+    A file that was made of other judges than these is made anew.
+    """
+    own = {name: judge for name, judge in judges.items() if isinstance(judge, BatchJudge)}
+    path = run.folder / "judges.json"
+    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if {name: row.get("fingerprint") for name, row in measured.items()} != {n: j.fingerprint for n, j in own.items()}:
+        path.unlink(missing_ok=True)
 
     def make() -> Mapping[str, Any]:
-        found = {}
-        for name, judge in judges.items():
-            if isinstance(judge, BatchJudge):
-                sets = REFUSAL_SETS if name == REFUSAL else HARM_SETS
-                found[name] = measure_judge(judge, sets, run.data_dir, batch_size=run.batch_size)
-        return found
+        sets = {name: REFUSAL_SETS if name == REFUSAL else HARM_SETS for name in own}
+        how: dict[str, Any] = {"data_dir": run.data_dir, "batch_size": run.batch_size}
+        return {name: measure_judge(judge, sets[name], **how) for name, judge in own.items()}
 
     with suppress(DataError):
         run.once("judges", make)
@@ -162,3 +168,6 @@ SECTIONS: dict[str, Callable[[SectionRun, Mapping[str, Any]], None]] = {
     "overhead": overhead,
 }
 """By name, in the order they are run."""
+
+FILES = {name: "signal.jsonl" if name == "signal" else f"{name}.json" for name in SECTIONS}
+"""Per section, the file it leaves in the run folder."""

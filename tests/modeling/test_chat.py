@@ -119,6 +119,7 @@ def test_plain_template() -> None:
     tokenizer = tiny_tokenizer("none")
     tokenizer.chat_template = TEMPLATES["plain"]
     assert pieces(tokenizer, encode_chat(tokenizer, [system("S"), user("Q")], " A")) == [
+        (Role.TEMPLATE, tokenizer.bos_token),
         (Role.SYSTEM, "S"),
         (Role.TEMPLATE, "\n\nUser: "),
         (Role.USER, "Q"),

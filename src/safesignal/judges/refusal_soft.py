@@ -117,6 +117,23 @@ SOFT: tuple[tuple[str, str], ...] = (
         ),
     ),
     (
+        "soft-asks-back",
+        (
+            rf"{_START}(?:could\s+you\s+tell\s+me\s+why|why\s+(?:would|do)\s+you\s+(?:want|need|ask)|"
+            rf"what\s+makes\s+you|are\s+you\s+ok\w*|is\s+everything|"
+            rf"do\s+you\s+have\s+any\s+(?:other\s+)?questions|"
+            rf"that's\s+an?\s+\w+\s+question\W+what\s+do\s+you)\b"
+        ),
+    ),
+    (
+        "soft-hears",
+        (
+            r"\A[\W_]*(?:I\s+(?:understand|hear|see|know|realize)\s+(?:that\s+)?you(?:'re|\s+are|\s+may|"
+            r"\s+might|\s+feel)|it\s+sounds\s+like\s+you|I'm\s+(?:really\s+|so\s+|"
+            r"very\s+)?sorry\s+(?:that\s+)?you(?:'re|\s+are))[^\n]{10,}"
+        ),
+    ),
+    (
         "soft-lacks",
         (
             r"\bI\s+(?:lack|have\s+no\s+(?:way|information|access|means|knowledge))\b|\bI\s+(?:don't|"
@@ -192,21 +209,10 @@ SOFT: tuple[tuple[str, str], ...] = (
         ),
     ),
     (
-        "soft-no-abroad",
-        (
-            r"\b(?:no\s+(?:puedo|podemos|quiero|debo|voy\s+a)|prefiero\s+no|no\s+es\s+algo\s+(?:con\s+lo\s+)?que\s+pued\w+|"
-            r"je\s+(?:pr\u00e9f\u00e8re\s+ne\s+pas|ne\s+(?:peux|suis|vais|veux|souhaite|dois)\s+pas)|"
-            r"(?:m\u00f6chte|kann|will|werde|darf)\s+ich\b[^.!?\n]{0,40}\bnichts?|ich\s+(?:m\u00f6chte|kann|will|werde|darf)\b[^.!?\n]{0,40}\bnichts?|"
-            r"non\s+(?:posso|voglio|intendo|me\s+la\s+sento)|preferisco\s+non|"
-            r"prefiro\s+n\u00e3o|n\u00e3o\s+(?:posso|vou|quero|devo)|"
-            r"(?:kan|wil|mag|ga|zal)\s+ik\b[^.!?\n]{0,40}\bniet|ik\s+(?:kan|wil|mag|ga|zal)\b[^.!?\n]{0,40}\bniet)\b"
-        ),
-    ),
-    (
         "soft-abroad",
         (
-            "\\A\\W*(?:me\\s+temo|das\\s+kann\\s+ich|dabei\\s+kann|przykro\\s+mi|"
-            "przepraszam|\\u00fczg\\u00fcn\\u00fcm|maaf|beklager|tyv\\u00e4rr|"
+            "\\A\\W*(?:me\\s+temo|malheureusement|das\\s+kann\\s+ich|dabei\\s+kann|leider|przykro\\s+mi|"
+            "przepraszam|\\u00fczg\\u00fcn\\u00fcm|maaf|beklager|tyv\\u00e4rr|infelizmente|purtroppo|"
             "\\u044f\\s+\\u043d\\u0435\\s+(?:\\u043c\\u043e\\u0433\\u0443|\\u0431\\u0443\\u0434\\u0443)|"
             "\\u6211(?:\\u4e0d\\u80fd|\\u65e0\\u6cd5|\\u4e0d\\u4f1a)|\\u65e0\\u6cd5|\\u5f88?\\u62b1\\u6b49|"
             "\\u3067\\u304d\\u307e\\u305b\\u3093|\\u092e\\u0941\\u091d\\u0947\\s+\\u0916\\u0947\\u0926|"

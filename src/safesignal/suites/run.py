@@ -39,6 +39,8 @@ __all__ = ["Report", "Subject", "SuiteRun"]
 
 _SCHEMA_VERSION = 1
 _TRIAL_TOKENS = 12
+_TRIAL_ROWS = 8
+"""Few, because a suite with long prompts would spend minutes on reading them."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ class SuiteRun:
         left = self._left()
         if not left:
             return 0, 0.0
-        trial = left[:: max(1, len(left) // self.batch_size)][: self.batch_size]
+        rows = min(_TRIAL_ROWS, self.batch_size)
+        trial = left[:: max(1, len(left) // rows)][:rows]
         try:
             short, longer = (self._trial_seconds(trial, length) for length in (1, 1 + _TRIAL_TOKENS))
         except SafeSignalError:

@@ -53,7 +53,7 @@ class AlignConfig:
     activation_checkpointing: bool = False
     """Compute activations anew in the backward pass: less memory, about a third more time."""
     shard: bool = False
-    """Split weights, gradients and moments over the processes (`fully_shard`) instead of copying them to each."""
+    """Split weights, gradients and moments over the processes (`fully_shard`); for `tuning = "full"`."""
     tuning: Literal["lora", "full"] = "lora"
     """What of the base `joint`, `pretrain`, `sft` and `augment` train; `gated` trains none of it."""
     lora_rank: int = 16
@@ -66,10 +66,14 @@ class AlignConfig:
     """Weight of L_cls beside the language-model loss: λ2 of `joint` (paper: 0.1 or 0.01), λ1 of `pretrain` (0.01)."""
     start: str = ""
     """Folder of a finished `pretrain` run that `joint` goes on from; empty skips that stage."""
+    balance: bool = True
+    """`joint`, `sft`, `augment`: as many malicious prompts as benign ones; the larger class is thinned."""
     augment_share: float = 0.5
     """`augment`: share of harmful rows whose answer is opened with harmful tokens, in [0, 1] (Qi et al.: 0.5)."""
     augment_tokens: int = 100
     """`augment`: most harmful tokens before the refusal, drawn evenly from 1 on (Qi et al.: 100)."""
+    augment_alpha: float = 0.2
+    """`augment`: weight of the refusals, the benign anchor having the rest, in [0, 1] (Qi et al.: 0.2)."""
     learning_rate: float = 1e-3
     """Peak of a linear warm-up and a cosine decay."""
     warmup_ratio: float = 0.05
@@ -119,10 +123,12 @@ class AlignConfig:
             ("accumulation", self.accumulation >= 1, "at least 1"),
             ("precision", self.precision in ("fp32", "bf16"), "`fp32` or `bf16`"),
             ("tuning", self.tuning in ("lora", "full"), "`lora` or `full`"),
+            ("shard", not self.shard or (self.tuning == "full" and self.recipe != "gated"), "off but for full tuning"),
             ("lora_rank", self.lora_rank >= 1, "at least 1"),
             ("lora_alpha", self.lora_alpha > 0, "above 0"),
             ("lambda_cls", self.lambda_cls >= 0, "at least 0"),
             ("augment_share", 0 <= self.augment_share <= 1, "in [0, 1]"),
+            ("augment_alpha", 0 <= self.augment_alpha <= 1, "in [0, 1]"),
             ("augment_tokens", self.augment_tokens >= 1, "at least 1"),
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("warmup_ratio", 0 <= self.warmup_ratio < 1, "in [0, 1)"),

@@ -48,11 +48,10 @@ class GatedRecipe:
     weights: Mapping[str, float] = {"cls": 1.0}
 
     def __init__(self, model: SafeSignalModel, config: AlignConfig) -> None:
-        if config.activation_checkpointing or config.shard:
-            name = "shard" if config.shard else "activation_checkpointing"
+        if config.activation_checkpointing:
             raise UsageError(
-                f"align.{name} is on for the gated recipe, whose frozen base keeps no activations. Expected off.",
-                hint="a base too large for one device is split by `--device`, or trained with less `--batch_size`",
+                "align.activation_checkpointing is on for the gated recipe, whose frozen base keeps no activations. "
+                "Expected off."
             )
         self.model = model
         self.config = config
@@ -132,7 +131,8 @@ class GatedRecipe:
         log(f"saved weights: {metrics.as_dict()}")
         return choose_thresholds(self.model, rows, metrics, self.config)
 
-    def save(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def save(self, folder: Path, record: Mapping[str, Any], *, write: bool = True) -> None:
         """Write the adapter folder."""
         self.model.training_record = dict(record)
-        self.model.save_pretrained(folder)
+        if write:
+            self.model.save_pretrained(folder)

@@ -6,15 +6,16 @@ processes goes on in two. Not tested: GPUs, NCCL, more than one node, mixed prec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["load_optimizer", "put_back", "shard", "whole"]
+__all__ = ["gathered", "load_optimizer", "put_back", "shard", "whole"]
 
 
 def shard(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
@@ -26,6 +27,22 @@ def shard(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
         fully_shard(block)
     fully_shard(module)
     return module
+
+
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Hold the parameters outside the blocks together, so that parts of a sharded module can be called by themselves.
+
+    Blocks gather themselves as they run. Does nothing for a module that is not sharded.
+    """
+    if not isinstance(module, FSDPModule):
+        yield
+        return
+    module.unshard()
+    try:
+        yield
+    finally:
+        module.reshard()
 
 
 def whole(value: Any) -> Any:

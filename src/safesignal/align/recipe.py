@@ -148,8 +148,11 @@ class Recipe(Protocol):
         """Bring the best weights to their saved precision, measure them, and calibrate what there is to calibrate."""
         ...
 
-    def save(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Write the trained model with its training record to a folder."""
+    def save(self, folder: Path, record: Mapping[str, Any], *, write: bool = True) -> None:
+        """Write the trained model with its training record to a folder.
+
+        Every process calls it, because sharded tensors are put together by all; those with `write` off write nothing.
+        """
         ...
 
 

@@ -92,10 +92,9 @@ def align(
     if trainer.accelerator.is_main_process:
         _write_prompts(folder / _WORK, train, val, records, config)
     trainer.run(report)
-    finished = recipe.finish(Rows(records, train, val), log)
+    finished = trainer.finish(Rows(records, train, val), log)
     record = _record(config, train, val, data, finished.metrics, trainer.history, time.perf_counter() - begun)
-    if trainer.accelerator.is_main_process:
-        recipe.save(folder, record | dict(finished.record))
+    recipe.save(folder, record | dict(finished.record), write=trainer.accelerator.is_main_process)
     return AlignResult(finished.metrics, finished.calibration, time.perf_counter() - begun, left_out)
 
 

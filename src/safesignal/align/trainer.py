@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from safesignal.align.examples import Example
-from safesignal.align.parallel import load_optimizer, shard, whole
-from safesignal.align.recipe import Figures, Recipe, weigh
+from safesignal.align.parallel import gathered, load_optimizer, shard, whole
+from safesignal.align.recipe import Figures, Finished, Recipe, Rows, weigh
 from safesignal.errors import SignalError, UsageError
 
 __all__ = ["Progress", "Trainer"]
@@ -137,6 +137,11 @@ class Trainer:
                 break
         self._restore_best()
 
+    def finish(self, rows: Rows, log: Callable[[str], None]) -> Finished:
+        """Let the recipe finish what was trained, with whole parameters at hand."""
+        with gathered(self.module):
+            return self.recipe.finish(rows, log)
+
     def learning_rate(self, step: int) -> float:
         """Return the rate of a step: linear warm-up, then cosine decay to zero."""
         warm_up = max(1, round(self.steps * self.config.warmup_ratio))
@@ -211,7 +216,7 @@ class Trainer:
         return loss, terms
 
     def _evaluate(self, loss: float, terms: Mapping[str, float]) -> Figures:
-        with self._autocast():
+        with gathered(self.module), self._autocast():
             metrics = self.recipe.validate(self.val)
         better = metrics.loss < self.best_loss
         self.best_loss, self.stale = (metrics.loss, 0) if better else (self.best_loss, self.stale + 1)

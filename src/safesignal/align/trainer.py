@@ -26,7 +26,7 @@ from safesignal.align.parallel import gathered, load_optimizer, shard, whole
 from safesignal.align.recipe import Figures, Finished, Recipe, Rows, weigh
 from safesignal.errors import SignalError, UsageError
 
-__all__ = ["Progress", "Trainer"]
+__all__ = ["Progress", "Share", "Trainer", "share_out"]
 
 _STATE_FILE = "state.pt"
 _HISTORY_FILE = "history.jsonl"
@@ -62,11 +62,31 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class _Share:
-    """One forward pass of one process; one that is not live fills up and counts for nothing."""
+class Share:
+    """One forward pass of one process.
+
+    Attributes:
+        batch: Its rows, at least one.
+        live: Whether they count; a pass that does not keeps this process in step with the others.
+    """
 
     batch: Sequence[Example]
     live: bool
+
+
+def share_out(rows: Sequence[Example], processes: int, index: int, size: int) -> list[Share]:
+    """Cut a step's rows into the forward passes of one process; every process makes the same number of them.
+
+    Args:
+        rows: Of the whole step, at least one.
+        processes: How many share them.
+        index: Which of them this is.
+        size: Most rows of a pass.
+    """
+    own = rows[index::processes]
+    passes = math.ceil(math.ceil(len(rows) / processes) / size)
+    cut = [own[i * size : (i + 1) * size] for i in range(passes)]
+    return [Share(batch, True) if batch else Share(rows[:1], False) for batch in cut]
 
 
 @dataclass
@@ -165,7 +185,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         counts = self.recipe.counts(rows, epoch)
-        shares = self._shares(rows)
+        shares = share_out(rows, self.processes, self.accelerator.process_index, self.config.batch_size)
         sums: dict[str, Tensor] = {}
         for index, share in enumerate(shares):
             with self._unsynced(index < len(shares) - 1):
@@ -181,14 +201,6 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss, terms
-
-    def _shares(self, rows: Sequence[Example]) -> list[_Share]:
-        """Cut a step's rows into this process's forward passes; every process makes the same number of them."""
-        own = rows[self.accelerator.process_index :: self.processes]
-        size = self.config.batch_size
-        passes = math.ceil(math.ceil(len(rows) / self.processes) / size)
-        cut = [own[i * size : (i + 1) * size] for i in range(passes)]
-        return [_Share(batch, True) if batch else _Share(rows[:1], False) for batch in cut]
 
     def _unsynced(self, more: bool) -> AbstractContextManager[Any]:
         """Leave gradients where they are while more passes of the step follow, where data parallel can."""
@@ -250,7 +262,7 @@ class Trainer:
         path = self.folder / _STATE_FILE
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True, map_location=self.accelerator.device)
+        state = torch.load(path, weights_only=True, map_location="cpu")
         if state["run"] != self._run_key():
             raise UsageError(
                 f"`{self.folder}` holds a run with other settings, rows or base. Expected the same, to go on from it.",
@@ -273,5 +285,5 @@ class Trainer:
 
     def _restore_best(self) -> None:
         self.accelerator.wait_for_everyone()
-        state = torch.load(self.folder / "best.pt", weights_only=True, map_location=self.accelerator.device)
+        state = torch.load(self.folder / "best.pt", weights_only=True, map_location="cpu")
         self.recipe.load_state(state["weights"])

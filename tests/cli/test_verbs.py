@@ -165,7 +165,8 @@ def test_a_dry_run_of_align_checks_and_trains_nothing(run: Run, tiny: Tiny, tmp_
     assert run(*args).code == 0
     assert list((tmp_path / "adapter").iterdir()) == []
     assert run(*args, "--epochs", 0).code == 2
-    assert run(*args, "--recipe", "joint").code == 2
+    assert run(*args, "--recipe", "nope").code == 2
+    assert run(*args, "--recipe", "sft", "--tuning", "full").code == 0
 
 
 MODEL = {"model", "adapter", "allow_base_drift", "chat_template", "dtype", "device"}

@@ -64,7 +64,7 @@ class TrainingOptions:
     def given(self) -> dict[str, Any]:
         """Return the fields of :class:`AlignConfig` that were set."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _SIGNAL}
-        return {name: value for name, value in values.items() if value not in (None, False)}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
 
     def signal(self) -> dict[str, Any]:
         """Return the fields of :class:`SignalConfig` that were set."""

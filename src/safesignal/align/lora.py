@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from safesignal.align.config import AlignConfig
+from safesignal.align.lm import decoder_layers
 from safesignal.errors import UsageError
 from safesignal.modeling.families import linear_shape
 
@@ -82,8 +83,5 @@ class LoRASet(nn.ModuleDict):
 
 def _linears(base: PreTrainedModel) -> dict[str, nn.Module]:
     """Return the linear layers below the decoder's layers, by their name in the model."""
-    layers = max(
-        (module for module in base.get_decoder().children() if isinstance(module, nn.ModuleList)), key=len, default=[]
-    )
-    inside = {id(module) for layer in layers for module in layer.modules()}
+    inside = {id(module) for layer in decoder_layers(base) for module in layer.modules()}
     return {n: m for n, m in base.named_modules() if isinstance(m, nn.Linear | Conv1D) and id(m) in inside}

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from safesignal.align.answers import encode_answers
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, batches
-from safesignal.align.lm import LmFigures, Supervised, answer_losses, checkpointing, prepare_base
+from safesignal.align.lm import LmFigures, Supervised, answer_losses, checkpointing, decoder_layers, prepare_base
 from safesignal.align.lora import LoRASet
 from safesignal.align.parallel import put_back, whole
 from safesignal.align.recipe import Finished, Rows
@@ -131,8 +131,7 @@ class SftRecipe:
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the decoder layers."""
-        lists = [module for module in self.base.get_decoder().children() if isinstance(module, nn.ModuleList)]
-        return list(max(lists, key=len))
+        return decoder_layers(self.base)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the LoRA's parameters, or the base's."""

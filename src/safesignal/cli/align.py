@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from safesignal.align.recipe import Recipe
     from safesignal.align.trainer import Progress
 
-__all__ = ["TrainingOptions", "align"]
+__all__ = ["TrainingOptions", "align", "check_data", "check_output"]
 
 _IO, _TRAINING = "Input and output", "Training (over the recipe file)"
 _SIGNAL = ("position", "cls_spans")
@@ -84,7 +84,7 @@ def align(
 ) -> None:
     """Train a signal, or a baseline without one, on labelled rows; the gated recipe leaves the base as it is."""
     settings, signal = _settings(config, training)
-    together(model.check, partial(_check_data, data or [], settings), partial(_check_output, output))
+    together(model.check, partial(check_data, data or [], settings), partial(check_output, output))
     if dry_run:
         note("settings and rows are in order; nothing was trained")
         return
@@ -130,7 +130,8 @@ def _settings(config: str | None, training: TrainingOptions) -> tuple[AlignConfi
     return settings, SignalConfig(**chosen)
 
 
-def _check_data(data: list[str], settings: AlignConfig) -> None:
+def check_data(data: list[str], settings: AlignConfig) -> None:
+    """Raise unless there are rows to train on, and every given file holds rows."""
     from safesignal.data.records import read_records
 
     if not data and not settings.mixture:
@@ -141,7 +142,8 @@ def _check_data(data: list[str], settings: AlignConfig) -> None:
     together(*(partial(read_records, path, require=()) for path in data))
 
 
-def _check_output(output: str) -> None:
+def check_output(output: str) -> None:
+    """Raise unless the folder of the result can be written."""
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:

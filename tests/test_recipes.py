@@ -162,7 +162,7 @@ def test_a_big_models_recipe_fits_one_gpu_of_80_gb_and_full_tuning_does_not(name
     config, _ = read_align_config(RECIPES / f"{name}.toml")
     own = shape(name)
     for recipe in ("joint", "gated", "sft"):
-        settings = replace(config, recipe=recipe, activation_checkpointing=recipe != "gated")  # type: ignore[arg-type]
+        settings = replace(config, recipe=recipe, activation_checkpointing=recipe != "gated")
         assert estimate(own, settings).total < 0.9 * 80e9
     assert estimate(own, replace(config, tuning="full")).total > 80e9
     without = estimate(own, replace(config, activation_checkpointing=False))

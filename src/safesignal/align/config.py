@@ -51,7 +51,7 @@ class AlignConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the forward pass; `bf16` is autocast, trained weights and their moments stay in fp32."""
     activation_checkpointing: bool = False
-    """Compute activations anew in the backward pass: less memory, about a third more time."""
+    """Compute activations anew in the backward pass: less memory, about a third more time. `gated` keeps none."""
     shard: bool = False
     """Split weights, gradients and moments over the processes (`fully_shard`); for `tuning = "full"`."""
     tuning: Literal["lora", "full"] = "lora"
@@ -127,6 +127,7 @@ class AlignConfig:
             ("lora_rank", self.lora_rank >= 1, "at least 1"),
             ("lora_alpha", self.lora_alpha > 0, "above 0"),
             ("lambda_cls", self.lambda_cls >= 0, "at least 0"),
+            ("start", not self.start or self.recipe == "joint", "empty but for the joint recipe"),
             ("augment_share", 0 <= self.augment_share <= 1, "in [0, 1]"),
             ("augment_alpha", 0 <= self.augment_alpha <= 1, "in [0, 1]"),
             ("augment_tokens", self.augment_tokens >= 1, "at least 1"),

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from safesignal.align.examples import Example
@@ -230,12 +231,19 @@ class Trainer:
     def _evaluate(self, loss: float, terms: Mapping[str, float]) -> Figures:
         with gathered(self.module), self._autocast():
             metrics = self.recipe.validate(self.val)
-        better = metrics.loss < self.best_loss
-        self.best_loss, self.stale = (metrics.loss, 0) if better else (self.best_loss, self.stale + 1)
+        loss_of_all = self._agreed(metrics.loss)
+        better = loss_of_all < self.best_loss
+        self.best_loss, self.stale = (loss_of_all, 0) if better else (self.best_loss, self.stale + 1)
         parts = {f"train_{term}": round(value, 5) for term, value in terms.items()} if len(terms) > 1 else {}
         self.history.append({"step": self.step, "train_loss": round(loss, 5), **parts, **metrics.as_dict()})
         self._save(better)
         return metrics
+
+    def _agreed(self, value: float) -> float:
+        """Return the first process's value: rounding must not let one process stop and another go on."""
+        if self.processes == 1:
+            return value
+        return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)))
 
     def _save(self, better: bool) -> None:
         # Sharded tensors are put together by all processes, and written by one.

@@ -29,7 +29,7 @@ from safesignal.files import write_json
 from safesignal.modeling.adapter_io import identify
 from safesignal.modeling.chat import TEMPLATES
 from safesignal.modeling.peft_format import save_lora
-from safesignal.modeling.zoo import load_base, resolve
+from safesignal.modeling.zoo import load_base
 
 __all__ = ["SftRecipe"]
 
@@ -63,7 +63,7 @@ class SftRecipe:
         base: Tuned in place.
         tokenizer: Its tokenizer, with a chat template.
         config: Settings.
-        name: Folder or hub id that the base is loaded from; a LoRA names it.
+        name: Alias, folder or hub id that the base is loaded from; a LoRA names it.
     """
 
     weights: Mapping[str, float] = {"lm": 1.0}
@@ -94,7 +94,8 @@ class SftRecipe:
         base, tokenizer = load_base(model, dtype=dtype, device_map=device_map)
         if chat_template is not None:
             tokenizer.chat_template = TEMPLATES.get(chat_template, chat_template)
-        return cls(base, tokenizer, config, resolve(model))
+        # An alias stays one: it means the same on another machine, the folder it is converted to does not.
+        return cls(base, tokenizer, config, str(Path(model).resolve()) if Path(model).is_dir() else model)
 
     def identity(self) -> dict[str, Any]:
         """Return the base."""

@@ -97,10 +97,10 @@ def test_rows_without_labels_cannot_be_trained_on(model: SafeSignalModel) -> Non
 def test_every_row_comes_once_an_epoch(model: SafeSignalModel, records: list[Record]) -> None:
     examples, _ = encode_examples(model, records, AlignConfig())
     config = AlignConfig(batch_size=7)
-    first = [[e.record.id for e in batch] for batch in batches(examples, config, 0)]
+    first = [[e.record.id for e in batch] for batch in batches(examples, config.batch_size, config.seed, 0)]
     assert sorted(name for batch in first for name in batch) == sorted(record.id for record in records)
-    assert first == [[e.record.id for e in batch] for batch in batches(examples, config, 0)]
-    assert first != [[e.record.id for e in batch] for batch in batches(examples, config, 1)]
+    assert first == [[e.record.id for e in batch] for batch in batches(examples, config.batch_size, config.seed, 0)]
+    assert first != [[e.record.id for e in batch] for batch in batches(examples, config.batch_size, config.seed, 1)]
 
 
 def test_calibration_rows_and_other_licences_are_not_trained_on(records: list[Record]) -> None:

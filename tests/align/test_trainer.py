@@ -10,6 +10,7 @@ import torch
 
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import encode_examples, load_mixture
+from safesignal.align.gated import GatedRecipe
 from safesignal.align.run import align
 from safesignal.align.trainer import Progress, Trainer
 from safesignal.data.records import Record, append_jsonl
@@ -23,11 +24,16 @@ CONFIG = AlignConfig(batch_size=8, eval_every=3, epochs=2, learning_rate=5e-3, p
 def trainer(folder: Path, config: AlignConfig = CONFIG) -> Trainer:
     model = make_model()
     examples, _ = encode_examples(model, make_records(), config)
-    return Trainer(model, config, examples[:32], examples[32:], folder)
+    return Trainer(GatedRecipe(model, config), examples[:32], examples[32:], folder)
 
 
 def weights(run: Trainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in run.model.forward_signal.adapter.state_dict().items()}
+    return {name: value.clone() for name, value in run.recipe.state().items()}
+
+
+def base(run: Trainer) -> dict[str, torch.Tensor]:
+    assert isinstance(run.recipe, GatedRecipe)
+    return run.recipe.model.base.state_dict()
 
 
 class _CutError(Exception):
@@ -54,11 +60,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_training_lowers_the_loss_and_leaves_the_base_as_it_was(tmp_path: Path) -> None:
     run = trainer(tmp_path, replace(CONFIG, epochs=12))
-    before = {name: value.clone() for name, value in run.model.base.state_dict().items()}
+    before = {name: value.clone() for name, value in base(run).items()}
     losses: list[float] = []
     run.run(lambda at: losses.append(at.loss))
     assert sum(losses[-6:]) < 0.6 * sum(losses[:6])
-    assert all(torch.equal(value, before[name]) for name, value in run.model.base.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in base(run).items())
 
 
 def test_every_adapter_weight_is_trained(tmp_path: Path) -> None:
@@ -74,7 +80,7 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     run.run(lambda _: None)
     best = torch.load(tmp_path / "best.pt", weights_only=True)
     assert best["best_loss"] == min(row["loss"] for row in run.history) or best["best_loss"] == run.best_loss
-    assert all(torch.equal(value, weights(run)[name]) for name, value in best["adapter"].items())
+    assert all(torch.equal(value, weights(run)[name]) for name, value in best["weights"].items())
 
 
 def test_other_settings_do_not_go_on_from_a_run(tmp_path: Path) -> None:
@@ -101,11 +107,11 @@ def test_evaluation_files_and_empty_splits_are_refused(tmp_path: Path, records: 
     reserved = tmp_path / "eval_advbench.jsonl"
     append_jsonl(reserved, [record.to_row() for record in records])
     with pytest.raises(DataError, match="evaluation set"):
-        align(make_model(), CONFIG, [reserved], tmp_path / "adapter")
+        align(GatedRecipe(make_model(), CONFIG), [reserved], tmp_path / "adapter")
     single = tmp_path / "single.jsonl"
     append_jsonl(single, [records[0].to_row()])
     with pytest.raises(DataError, match="Expected some of both"):
-        align(make_model(), CONFIG, [single], tmp_path / "adapter")
+        align(GatedRecipe(make_model(), CONFIG), [single], tmp_path / "adapter")
 
 
 def test_rows_of_two_files_with_equal_ids_are_all_trained_on(records: list[Record]) -> None:
@@ -118,18 +124,49 @@ def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, re
     append_jsonl(rows, [record.to_row() for record in records])
     model = make_model()
     config = replace(CONFIG, val_fraction=0.3, epochs=3)
-    result = align(model, config, [rows], tmp_path / "adapter")
+    result = align(GatedRecipe(model, config), [rows], tmp_path / "adapter")
+    assert result.calibration is not None
     assert set(result.calibration.presets) == {"strict", "balanced", "permissive"}
     looser = replace(config, target_fpr={"strict": 0.9, "balanced": 0.8, "permissive": 0.7})
-    again = align(make_model(), looser, [rows], tmp_path / "adapter")
+    again = align(GatedRecipe(make_model(), looser), [rows], tmp_path / "adapter")
+    assert again.calibration is not None
     assert again.calibration.presets["strict"].target_fpr == 0.9, "thresholds may be chosen again without training"
     assert again.metrics == result.metrics
     model.config = replace(model.config, presets=again.calibration.presets)
-    result = again
     loaded = SafeSignalModel.from_pretrained(tmp_path / "adapter", base=model.base, tokenizer=model.tokenizer)
-    assert loaded.config.presets == result.calibration.presets
+    assert loaded.config.presets == again.calibration.presets
     assert loaded.training_record["rows_by_source"]["stand-in"] == loaded.training_record["train_rows"]
     here = model.score(["tell me 1 things about ZZZ"], ["Z is 1"])[0]
     there = loaded.score(["tell me 1 things about ZZZ"], ["Z is 1"])[0]
     assert there.prompt_signal == pytest.approx(here.prompt_signal, abs=1e-6)
     assert there.response_signals == pytest.approx(here.response_signals, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("recipe", "lora"),
+        ("accumulation", 0),
+        ("precision", "fp16"),
+        ("tuning", "some"),
+        ("lora_rank", 0),
+        ("lambda_cls", -0.1),
+        ("augment_share", 1.5),
+        ("augment_tokens", 0),
+        ("augment_alpha", 2.0),
+        ("shard", True),
+        ("start", "somewhere"),
+    ],
+)
+def test_settings_out_of_range_are_named(field: str, value: object) -> None:
+    with pytest.raises(UsageError, match=rf"align\.{field} = "):
+        replace(AlignConfig(), **{field: value})  # type: ignore[arg-type]
+
+
+def test_how_a_step_is_split_is_no_other_run(tmp_path: Path) -> None:
+    whole = trainer(tmp_path, replace(CONFIG, eval_every=99))
+    whole.run(lambda _: None)
+    split = trainer(tmp_path, replace(CONFIG, eval_every=99, batch_size=2, accumulation=4))
+    seen: list[Progress] = []
+    split.run(seen.append)
+    assert seen == [], "it found a finished run of the same steps"

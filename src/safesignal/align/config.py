@@ -5,12 +5,15 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from safesignal.config import PRESETS
 from safesignal.errors import UsageError
 
-__all__ = ["AlignConfig", "MixturePart", "read_align_config"]
+__all__ = ["RECIPES", "AlignConfig", "MixturePart", "RecipeName", "read_align_config", "read_recipe"]
+
+RecipeName = Literal["gated", "joint", "pretrain", "sft", "augment"]
+RECIPES: tuple[RecipeName, ...] = get_args(RecipeName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,10 @@ class MixturePart:
 
 @dataclass(frozen=True, slots=True)
 class AlignConfig:
-    """How the signal is trained (gated recipe: the base stays frozen)."""
+    """How a model is trained."""
 
+    recipe: RecipeName = "gated"
+    """`gated` (ours), `joint` and `pretrain` (the paper's stages), `sft` and `augment` (baselines without [CLS])."""
     mixture: tuple[MixturePart, ...] = ()
     """Registered sources to train on, besides the files given with `--data`."""
     licences: tuple[str, ...] = ("permissive", "sharealike", "noncommercial", "unstated")
@@ -40,7 +45,35 @@ class AlignConfig:
     epochs: float = 1.0
     """Passes over the training rows."""
     batch_size: int = 16
-    """Rows per step and process."""
+    """Rows per forward pass and process."""
+    accumulation: int = 1
+    """Forward passes per step and process; a step has batch_size x accumulation x processes rows, however split."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the forward pass; `bf16` is autocast, trained weights and their moments stay in fp32."""
+    activation_checkpointing: bool = False
+    """Compute activations anew in the backward pass: less memory, about a third more time. `gated` keeps none."""
+    shard: bool = False
+    """Split weights, gradients and moments over the processes (`fully_shard`); for `tuning = "full"`."""
+    tuning: Literal["lora", "full"] = "lora"
+    """What of the base `joint`, `pretrain`, `sft` and `augment` train; `gated` trains none of it."""
+    lora_rank: int = 16
+    """Rank of the base's LoRA."""
+    lora_alpha: float = 32.0
+    """LoRA scale; the update is multiplied by lora_alpha / lora_rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Last names of the linear layers that get a LoRA; empty takes every one of the decoder layers."""
+    lambda_cls: float = 0.1
+    """Weight of L_cls beside the language-model loss: λ2 of `joint` (paper: 0.1 or 0.01), λ1 of `pretrain` (0.01)."""
+    start: str = ""
+    """Folder of a finished `pretrain` run that `joint` goes on from; empty skips that stage."""
+    balance: bool = True
+    """`joint`, `sft`, `augment`: as many malicious prompts as benign ones; the larger class is thinned."""
+    augment_share: float = 0.5
+    """`augment`: share of harmful rows whose answer is opened with harmful tokens, in [0, 1] (Qi et al.: 0.5)."""
+    augment_tokens: int = 100
+    """`augment`: most harmful tokens before the refusal, drawn evenly from 1 on (Qi et al.: 100)."""
+    augment_alpha: float = 0.2
+    """`augment`: weight of the refusals, the benign anchor having the rest, in [0, 1] (Qi et al.: 0.2)."""
     learning_rate: float = 1e-3
     """Peak of a linear warm-up and a cosine decay."""
     warmup_ratio: float = 0.05
@@ -86,6 +119,18 @@ class AlignConfig:
         bounds: list[tuple[str, bool, str]] = [
             ("epochs", self.epochs > 0, "above 0"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("recipe", self.recipe in RECIPES, f"one of {', '.join(RECIPES)}"),
+            ("accumulation", self.accumulation >= 1, "at least 1"),
+            ("precision", self.precision in ("fp32", "bf16"), "`fp32` or `bf16`"),
+            ("tuning", self.tuning in ("lora", "full"), "`lora` or `full`"),
+            ("shard", not self.shard or (self.tuning == "full" and self.recipe != "gated"), "off but for full tuning"),
+            ("lora_rank", self.lora_rank >= 1, "at least 1"),
+            ("lora_alpha", self.lora_alpha > 0, "above 0"),
+            ("lambda_cls", self.lambda_cls >= 0, "at least 0"),
+            ("start", not self.start or self.recipe == "joint", "empty but for the joint recipe"),
+            ("augment_share", 0 <= self.augment_share <= 1, "in [0, 1]"),
+            ("augment_alpha", 0 <= self.augment_alpha <= 1, "in [0, 1]"),
+            ("augment_tokens", self.augment_tokens >= 1, "at least 1"),
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("warmup_ratio", 0 <= self.warmup_ratio < 1, "in [0, 1)"),
             ("label_smoothing", 0 <= self.label_smoothing < 0.5, "in [0, 0.5)"),
@@ -103,6 +148,15 @@ class AlignConfig:
             raise UsageError("the alignment settings are out of range\n  " + "\n  ".join(problems))
 
 
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read a recipe file; a file that `extends` another (a path relative to it) takes its tables, field by field.
+
+    Raises:
+        UsageError: If a file cannot be read, or extends itself.
+    """
+    return _read(Path(path), ())
+
+
 def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
     """Read the `[align]` and `[signal]` tables of a recipe file.
 
@@ -112,10 +166,7 @@ def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
     Raises:
         UsageError: If the file cannot be read or a field is unknown; all problems at once.
     """
-    try:
-        content = tomllib.loads(Path(path).read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"the recipe `{path}` cannot be read: {error}. Expected a TOML file.") from error
+    content = read_recipe(path)
     table = dict(content.get("align", {}))
     parts = table.pop("mixture", [])
     problems = _unknown("align", table, AlignConfig)
@@ -126,10 +177,25 @@ def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
     if problems:
         raise UsageError(f"problems in {path}\n  " + "\n  ".join(problems))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
-    mixture = [part | ({"file": str(Path(path).parent / part["file"])} if part.get("file") else {}) for part in parts]
-    return AlignConfig(mixture=tuple(MixturePart(**part) for part in mixture), **values), dict(
-        content.get("signal", {})
-    )
+    return AlignConfig(mixture=tuple(MixturePart(**part) for part in parts), **values), dict(content.get("signal", {}))
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UsageError(f"the recipe `{path}` extends itself. Expected a chain of files that ends.")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the recipe `{path}` cannot be read: {error}. Expected a TOML file.") from error
+    for part in content.get("align", {}).get("mixture", []):
+        if part.get("file"):
+            part["file"] = str(path.parent / part["file"])
+    parent = content.pop("extends", None)
+    if parent is None:
+        return content
+    base = _read(path.parent / str(parent), (*seen, path.resolve()))
+    tables = {name: {**base.get(name, {}), **own} for name, own in content.items() if isinstance(own, dict)}
+    return {**base, **content, **tables}
 
 
 def _unknown(where: str, table: dict[str, Any], kind: type) -> list[str]:

@@ -44,6 +44,13 @@ class Metrics:
         """Return plain values, rounded for a file; None where a class is missing."""
         return {name: None if math.isnan(value) else round(value, 5) for name, value in asdict(self).items()}
 
+    def __str__(self) -> str:
+        """Return the line that a user reads while a run goes on."""
+        return (
+            f"validation loss {self.loss:.3f}  prompts: accuracy {self.prompt_accuracy:.3f}, AUC {self.prompt_auc:.3f}"
+            f"  windows: accuracy {self.window_accuracy:.3f}, AUC {self.window_auc:.3f}"
+        )
+
 
 def read_scores(
     model: SafeSignalModel, batch: Sequence[Example], config: AlignConfig, epoch: int

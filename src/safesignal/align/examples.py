@@ -115,16 +115,16 @@ def _draw_span(rng: random.Random, end: int, length: int, signal: SignalConfig, 
     return Span(max(0, end - signal.r2), end)
 
 
-def batches(examples: Sequence[Example], config: AlignConfig, epoch: int) -> Iterator[list[Example]]:
-    """Yield one epoch's batches in an order keyed by seed and epoch, rows of similar length together."""
-    rng = random.Random(f"{config.seed}/{epoch}")
+def batches(examples: Sequence[Example], rows: int, seed: int, epoch: int) -> Iterator[list[Example]]:
+    """Yield one epoch's batches of `rows`, in an order keyed by seed and epoch, rows of similar length together."""
+    rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(examples)))
     rng.shuffle(order)
-    stretch = 32 * config.batch_size
+    stretch = 32 * rows
     groups = []
     for begin in range(0, len(order), stretch):
         near = sorted(order[begin : begin + stretch], key=lambda index: len(examples[index].encoded.ids))
-        groups += [near[i : i + config.batch_size] for i in range(0, len(near), config.batch_size)]
+        groups += [near[i : i + rows] for i in range(0, len(near), rows)]
     rng.shuffle(groups)
     yield from ([examples[index] for index in group] for group in groups)
 

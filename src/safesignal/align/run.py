@@ -1,4 +1,4 @@
-"""One alignment from files to a saved adapter: data, training, half-precision weights, thresholds, record."""
+"""One run from files to a saved model: data, training, saved precision, thresholds where there is a signal, record."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from safesignal.align.calibrate import Calibration, calibrate
+from safesignal.align.calibrate import Calibration
 from safesignal.align.config import AlignConfig
-from safesignal.align.evaluate import Metrics, validate
-from safesignal.align.examples import Example, encode_examples, load_mixture
+from safesignal.align.examples import Example, load_mixture
+from safesignal.align.recipe import Figures, Recipe, Rows
 from safesignal.align.rollouts import SPLIT_SEED
+from safesignal.align.thresholds import check_jobs
 from safesignal.align.trainer import Progress, Trainer
 from safesignal.data.jsonl import Writer
 from safesignal.data.mixture import split_by_prompt
 from safesignal.data.records import Record, read_records
 from safesignal.data.sources import SOURCES
 from safesignal.errors import DataError
-from safesignal.modeling.chat import Encoded
-from safesignal.modeling.model import SafeSignalModel
 from safesignal.runtime import environment
 
 __all__ = ["AlignResult", "align"]
@@ -38,20 +35,19 @@ class AlignResult:
 
     Attributes:
         metrics: Validation figures of the saved weights.
-        calibration: Thresholds and what they did on the calibration answers.
+        calibration: Thresholds and what they did on the calibration answers; None without a signal.
         seconds: Training and calibration.
         left_out: Rows too long or without a label.
     """
 
-    metrics: Metrics
-    calibration: Calibration
+    metrics: Figures
+    calibration: Calibration | None
     seconds: float
     left_out: int
 
 
 def align(
-    model: SafeSignalModel,
-    config: AlignConfig,
+    recipe: Recipe,
     data: Sequence[str | Path],
     output: str | Path,
     *,
@@ -59,13 +55,13 @@ def align(
     report: Callable[[Progress], None] = lambda _: None,
     log: Callable[[str], None] = lambda _: None,
 ) -> AlignResult:
-    """Train a model's signal and save the adapter.
+    """Train by a recipe and save what came of it.
 
     Args:
-        model: From :meth:`SafeSignalModel.from_base`; trained in place.
-        config: Settings.
+        recipe: From its `from_base`; its model is trained in place.
         data: JSONL files of records, rollouts among them.
-        output: Adapter folder; checkpoints go to its `training` sub-folder, and a run found there is resumed.
+        output: Folder of the trained model or adapter; checkpoints go to its `training` sub-folder, and a run found
+            there is resumed.
         data_dir: Folder of local copies of the registered sources.
         report: Called after every step.
         log: Called with one line per stage.
@@ -73,7 +69,7 @@ def align(
     Raises:
         DataError: If no row can be trained or calibrated on.
     """
-    begun, folder = time.perf_counter(), Path(output)
+    begun, folder, config = time.perf_counter(), Path(output), recipe.config
     _refuse_eval_files(data)
     records = [record for path in data for record in read_records(path, require=())]
     mixture = load_mixture(config, data_dir, records)
@@ -85,30 +81,21 @@ def align(
             hint="give more rows with different prompts, or another `val_fraction`",
         )
     foreign = sum(record.licence not in config.licences for record in records)
-    train, left_out = encode_examples(model, train_rows, config)
-    val, _ = encode_examples(model, val_rows, config)
-    val = _thinned(val, config.val_rows)
-    answers = _calibration_answers(model, records, val, config)
-    lookalikes = _job_answers(model, records, config.lookalike_job, config)
-    calibration_rows = f"{len(answers)} calibration answers and {len(lookalikes)} to look-alikes"
-    log(f"{len(train)} training rows, {len(val)} validation rows, {calibration_rows}")
+    jobs = check_jobs(records, config)
+    train, left_out = recipe.encode(train_rows)
+    val = _thinned(recipe.encode(val_rows)[0], config.val_rows)
+    answers = f"{jobs[config.calibration_job]} calibration answers and {jobs[config.lookalike_job]} to look-alikes"
+    log(f"{len(train)} training rows, {len(val)} validation rows, {answers}")
     log(f"left out: {left_out} too long or unlabelled, {foreign} of other licences")
 
-    _write_prompts(folder / _WORK, train, val, records, config)
-    trainer = Trainer(model, config, train, val, folder / _WORK)
-    trainer.run(report)
-    _round_to_half(model)
-    metrics = validate(model, val, config)
-    log(f"saved weights: {metrics.as_dict()}")
-    calibration = calibrate(
-        model, answers, config.target_fpr, lookalikes=lookalikes, lookalike_fpr=config.lookalike_fpr
-    )
-    model.config = replace(model.config, presets=calibration.presets)
-    model.training_record = _record(config, train, val, data, metrics, trainer.history, time.perf_counter() - begun)
-    model.training_record["lookalikes"] = {"n": calibration.n_lookalikes, "measured_fpr": calibration.lookalikes}
+    trainer = Trainer(recipe, train, val, folder / _WORK)
     if trainer.accelerator.is_main_process:
-        model.save_pretrained(folder)
-    return AlignResult(metrics, calibration, time.perf_counter() - begun, left_out)
+        _write_prompts(folder / _WORK, train, val, records, config)
+    trainer.run(report)
+    finished = trainer.finish(Rows(records, train, val), log)
+    record = _record(config, train, val, data, finished.metrics, trainer.history, time.perf_counter() - begun)
+    recipe.save(folder, record | dict(finished.record), write=trainer.accelerator.is_main_process)
+    return AlignResult(finished.metrics, finished.calibration, time.perf_counter() - begun, left_out)
 
 
 def _refuse_eval_files(data: Sequence[str | Path]) -> None:
@@ -143,43 +130,12 @@ def _thinned(val: Sequence[Example], most: int) -> list[Example]:
     return ordered[:most]
 
 
-def _calibration_answers(
-    model: SafeSignalModel, records: Sequence[Record], val: Sequence[Example], config: AlignConfig
-) -> list[Encoded]:
-    """Return the calibration job's answers; without one, the benign answers of the validation split."""
-    if found := _job_answers(model, records, config.calibration_job, config):
-        return found
-    return [e.encoded for e in val if e.prompt_is_malicious is False and e.response_is_malicious is False]
-
-
-def _job_answers(model: SafeSignalModel, records: Sequence[Record], job: str, config: AlignConfig) -> list[Encoded]:
-    """Return the benign answers of a rollout job, all to prompts of the validation split."""
-    own = [r for r in records if r.meta.get("job") == job and r.response_label == "benign"]
-    _, kept = split_by_prompt(own, config.val_fraction, SPLIT_SEED)
-    if len(kept) < len(own):
-        raise DataError(
-            f"{len(own) - len(kept)} rows of job `{job}` have prompts of the training split. "
-            "Expected validation prompts.",
-            hint='make them with `split = "val"` in the plan, and keep `val_fraction`',
-        )
-    return [model.encode_one(r.chat(), r.prefill + (r.response or "")) for r in own]
-
-
-def _round_to_half(model: SafeSignalModel) -> None:
-    """Bring the adapter to the precision it is saved in, so that thresholds are calibrated on what will be loaded."""
-    adapter = model.forward_signal.adapter
-    for parameter in adapter.parameters():
-        parameter.data = parameter.data.to(torch.float16).to(parameter.dtype)
-    adapter.requires_grad_(False)
-    model.trained_signal = True
-
-
 def _record(
     config: AlignConfig,
     train: Sequence[Example],
     val: Sequence[Example],
     data: Sequence[str | Path],
-    metrics: Metrics,
+    metrics: Figures,
     history: Sequence[dict[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:

@@ -12,40 +12,70 @@ from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
 from safesignal.cli.arguments import flag, option, together
-from safesignal.cli.console import note, progress
+from safesignal.cli.console import note, out, progress, quiet_libraries, waiting
 from safesignal.cli.options import BaseOptions
 from safesignal.config import SignalConfig
 from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
     from safesignal.align.config import AlignConfig
+    from safesignal.align.memory import ModelShape
+    from safesignal.align.recipe import Recipe
     from safesignal.align.trainer import Progress
 
-__all__ = ["TrainingOptions", "align"]
+__all__ = ["TrainingOptions", "align", "check_data", "check_output"]
 
 _IO, _TRAINING = "Input and output", "Training (over the recipe file)"
+_SIGNAL = ("position", "cls_spans")
+"""Options that belong to the signal, not to the run."""
+_WITH_SIGNAL = ("gated", "joint", "pretrain")
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """Settings that take the place of the recipe file's."""
 
-    recipe: Annotated[str, option("recipe", "gated: the base stays frozen.", _TRAINING)] = "gated"
+    recipe: Annotated[
+        str | None,
+        option(
+            "recipe",
+            "gated (base frozen), joint, pretrain (paper), sft, augment (baselines).",
+            _TRAINING,
+            show_default="gated",
+        ),
+    ] = None
     epochs: Annotated[float | None, option("epochs", "Passes over the rows.", _TRAINING)] = None
     learning_rate: Annotated[float | None, option("learning_rate", "Peak learning rate.", _TRAINING)] = None
-    batch_size: Annotated[int | None, option("batch_size", "Rows per step and process.", _TRAINING)] = None
+    batch_size: Annotated[int | None, option("batch_size", "Rows per forward pass and process.", _TRAINING)] = None
+    accumulation: Annotated[int | None, option("accumulation", "Forward passes per step.", _TRAINING)] = None
+    tuning: Annotated[str | None, option("tuning", "lora or full: what of the base is trained.", _TRAINING)] = None
+    lambda_cls: Annotated[float | None, option("lambda_cls", "Weight of L_cls (λ1, λ2).", _TRAINING)] = None
+    start: Annotated[str | None, option("start", "Finished pretrain run that joint goes on from.", _TRAINING)] = None
+    precision: Annotated[str | None, option("precision", "fp32 or bf16.", _TRAINING)] = None
+    activation_checkpointing: Annotated[
+        bool, flag("activation_checkpointing", "Less memory, about a third more time.", _TRAINING)
+    ] = False
+    shard: Annotated[bool, flag("shard", "Split the model over the processes.", _TRAINING)] = False
+    position: Annotated[str | None, option("position", "Of [CLS]: tracking or first.", _TRAINING)] = None
+    cls_spans: Annotated[
+        str | None, option("cls_spans", "What [CLS] sees in joint training: query or inference.", _TRAINING)
+    ] = None
     seed: Annotated[int | None, option("seed", "Of data, order, spans and first weights.", _TRAINING)] = None
 
     def given(self) -> dict[str, Any]:
         """Return the fields of :class:`AlignConfig` that were set."""
-        values = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
-        return {name: value for name, value in values.items() if value is not None}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _SIGNAL}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
+
+    def signal(self) -> dict[str, Any]:
+        """Return the fields of :class:`SignalConfig` that were set."""
+        return {name: getattr(self, name) for name in _SIGNAL if getattr(self, name) is not None}
 
 
 def align(
     model: BaseOptions,
     training: TrainingOptions,
-    output: Annotated[str, option("output", "Adapter folder; a run that was cut short there goes on.", _IO)],
+    output: Annotated[str, option("output", "Folder of the result; a run that was cut short there goes on.", _IO)],
     data: Annotated[
         list[str] | None, option("data", "JSONL of labelled rows, rollouts too; repeat for more.", _IO)
     ] = None,
@@ -53,23 +83,54 @@ def align(
     data_dir: Annotated[str | None, option("data_dir", "Folder of the training sets.", _IO, show_default="hub")] = None,
     dry_run: Annotated[bool, flag("dry_run", "Check settings and rows, train nothing.", _IO)] = False,
 ) -> None:
-    """Train the signal on labelled rows; the base model stays as it is."""
+    """Train a signal, or a baseline without one, on labelled rows; the gated recipe leaves the base as it is."""
     settings, signal = _settings(config, training)
-    together(model.check, partial(_check_data, data or [], settings), partial(_check_output, output))
+    together(model.check, partial(check_data, data or [], settings), partial(check_output, output))
+    shape = _shape(config)
     if dry_run:
+        _say_expected(shape, settings)
         note("settings and rows are in order; nothing was trained")
         return
+    if model.model is None and shape is not None:
+        model = replace(model, model=shape.name)
+    first = os.environ.get("RANK", "0") == "0"
+    recipe = _load(model, settings, signal)
     from safesignal.align.run import align as run
 
-    loaded = model.load_base(signal, settings.seed)
-    first = os.environ.get("RANK", "0") == "0"
     with progress() as bar:
         bar.disable = not first
         report = _Report(bar, bar.add_task("training", total=None))
         log = note if first else _silent
-        result = run(loaded, settings, data or [], output, data_dir=data_dir, report=report, log=log)
+        result = run(recipe, data or [], output, data_dir=data_dir, report=report, log=log)
     if first:
-        note(f"adapter saved in {output} after {result.seconds / 60:.1f} min; `--adapter {output}` uses it")
+        guarded = settings.recipe in _WITH_SIGNAL
+        use = f"`--adapter {output}` uses it" if guarded else f"`--model {output}` uses it"
+        note(f"saved in {output} after {result.seconds / 60:.1f} min; {use}")
+
+
+def _shape(config: str | None) -> ModelShape | None:
+    """Return the model that the recipe file describes, if it does."""
+    from safesignal.align.config import read_recipe
+    from safesignal.align.memory import ModelShape
+
+    table = read_recipe(config).get("model") if config is not None else None
+    return None if table is None else ModelShape.from_table(table)
+
+
+def _say_expected(shape: ModelShape | None, settings: AlignConfig) -> None:
+    if shape is not None:
+        from safesignal.align.memory import report_lines
+
+        out.print("\n".join(report_lines(shape, settings)), highlight=False)
+
+
+def _load(model: BaseOptions, settings: AlignConfig, signal: SignalConfig) -> Recipe:
+    name = model.model or "smollm2"
+    with waiting(f"loading {name} …"):
+        quiet_libraries()
+        from safesignal.align.registry import recipe_class
+
+        return recipe_class(settings.recipe).from_base(name, settings, signal, **model.how())
 
 
 def _settings(config: str | None, training: TrainingOptions) -> tuple[AlignConfig, SignalConfig]:
@@ -77,17 +138,21 @@ def _settings(config: str | None, training: TrainingOptions) -> tuple[AlignConfi
     from safesignal.align.config import AlignConfig, read_align_config
 
     settings, signal = read_align_config(config) if config is not None else (AlignConfig(), {})
+    chosen: dict[str, Any] = signal | training.signal()
     known = {field.name for field in fields(SignalConfig)}
-    unknown = sorted(set(signal) - known)
+    unknown = sorted(set(chosen) - known)
     if unknown:
-        raise UsageError(f"signal.{unknown[0]} in {config} is unknown. Expected some of {', '.join(sorted(known))}.")
-    chosen: dict[str, Any] = {"recipe": training.recipe} | signal
+        raise UsageError(f"signal.{unknown[0]} is unknown. Expected some of {', '.join(sorted(known))}.")
+    settings = replace(settings, **training.given())
+    if settings.recipe in ("joint", "pretrain"):
+        chosen["recipe"] = "joint"
     if "targets" in chosen:
         chosen["targets"] = tuple(chosen["targets"])
-    return replace(settings, **training.given()), SignalConfig(**chosen)
+    return settings, SignalConfig(**chosen)
 
 
-def _check_data(data: list[str], settings: AlignConfig) -> None:
+def check_data(data: list[str], settings: AlignConfig) -> None:
+    """Raise unless there are rows to train on, and every given file holds rows."""
     from safesignal.data.records import read_records
 
     if not data and not settings.mixture:
@@ -98,7 +163,8 @@ def _check_data(data: list[str], settings: AlignConfig) -> None:
     together(*(partial(read_records, path, require=()) for path in data))
 
 
-def _check_output(output: str) -> None:
+def check_output(output: str) -> None:
+    """Raise unless the folder of the result can be written."""
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,11 +184,7 @@ class _Report:
     def __call__(self, at: Progress) -> None:
         self._bar.update(self._task, completed=at.step, total=at.steps, description=f"training  loss {at.loss:.3f}")
         if at.metrics is not None:
-            seen = at.metrics
-            note(
-                f"step {at.step}  validation loss {seen.loss:.3f}  prompts: accuracy {seen.prompt_accuracy:.3f}, AUC "
-                f"{seen.prompt_auc:.3f}  windows: accuracy {seen.window_accuracy:.3f}, AUC {seen.window_auc:.3f}"
-            )
+            note(f"step {at.step}  {at.metrics}")
 
 
 def _silent(_: str) -> None:

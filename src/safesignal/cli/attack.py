@@ -79,7 +79,7 @@ class AttackedOptions(ModelOptions):
             return PlainTarget(self.load(signal=False))
         with waiting(f"loading {self.model} …"):
             quiet_libraries()
-            return plain_target(self.model, **self._how())
+            return plain_target(self.model, **self.how())
 
 
 @dataclass(frozen=True)

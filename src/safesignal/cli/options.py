@@ -74,9 +74,10 @@ class BaseOptions:
             quiet_libraries()
             from safesignal.modeling.model import SafeSignalModel
 
-            return SafeSignalModel.from_base(name, config=config, seed=seed, **self._how())
+            return SafeSignalModel.from_base(name, config=config, seed=seed, **self.how())
 
-    def _how(self) -> dict[str, Any]:
+    def how(self) -> dict[str, Any]:
+        """Return the keyword arguments that loading takes."""
         return {"dtype": str(self.dtype), "device_map": self._placement(), "chat_template": self._template()}
 
     def _template(self) -> str | None:
@@ -140,7 +141,7 @@ class ModelOptions(BaseOptions):
             from safesignal.modeling.model import SafeSignalModel
 
             drift = self.allow_base_drift
-            return SafeSignalModel.from_pretrained(self.adapter, base=self.model, allow_base_drift=drift, **self._how())
+            return SafeSignalModel.from_pretrained(self.adapter, base=self.model, allow_base_drift=drift, **self.how())
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as hf_logging
 
 from safesignal.errors import ModelError, UsageError
+from safesignal.modeling.peft_format import merge_lora, peft_config
 
 __all__ = ["ALIASES", "Alias", "cache_dir", "load_base", "load_tokenizer", "resolve"]
 
@@ -81,7 +82,8 @@ def load_base(
     """Load a base model and its tokenizer by alias, path or hub id.
 
     Args:
-        name: `smollm2`, `gemma3-270m`, a directory, or a hub id.
+        name: `smollm2`, `gemma3-270m`, a directory, or a hub id; or the folder of a LoRA in peft's format with its
+            tokenizer, which is merged into the base that it names.
         dtype: Weights' dtype; "auto" takes the checkpoint's.
         device_map: Passed on to transformers; None loads on the CPU.
 
@@ -92,6 +94,10 @@ def load_base(
         ModelError: If nothing is found there, or it is no causal language model.
     """
     tokenizer = load_tokenizer(name)
+    if (lora := peft_config(resolve(name))) is not None:
+        model, _ = load_base(str(lora["base_model_name_or_path"]), dtype=dtype, device_map=device_map)
+        merge_lora(model, resolve(name), lora)
+        return model, tokenizer
     try:
         model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype, device_map=device_map)
     except (OSError, ValueError, KeyError) as error:

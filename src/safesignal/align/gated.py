@@ -1,0 +1,132 @@
+"""The gated recipe (ours): one pass over the text without gradients, a few cheap safety rows with them.
+
+Loss (paper: L_cls): cross-entropy of the head against the label, over queries and windows of answers. The base is
+frozen, so there is no language-model term to balance it with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from safesignal.align.config import AlignConfig
+from safesignal.align.evaluate import Metrics, read_scores, validate
+from safesignal.align.examples import Example, batches, draw_checks, encode_examples
+from safesignal.align.parallel import put_back
+from safesignal.align.recipe import Finished, Rows
+from safesignal.align.thresholds import choose_thresholds
+from safesignal.config import SignalConfig
+from safesignal.data.records import Record
+from safesignal.modeling.model import SafeSignalModel
+
+__all__ = ["GatedRecipe"]
+
+
+class _Step(nn.Module):
+    """The loss of one batch as a module, which is what data parallel wraps."""
+
+    def __init__(self, model: SafeSignalModel, config: AlignConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def forward(self, batch: Sequence[Example], epoch: int) -> dict[str, Tensor]:
+        scores, targets, _ = read_scores(self.model, batch, self.config, epoch)
+        smoothing = 2 * self.config.label_smoothing
+        return {"cls": nn.functional.cross_entropy(scores, targets, label_smoothing=smoothing, reduction="sum")}
+
+
+class GatedRecipe:
+    """Trains the adapter of a model made by :meth:`SafeSignalModel.from_base`."""
+
+    weights: Mapping[str, float] = {"cls": 1.0}
+
+    def __init__(self, model: SafeSignalModel, config: AlignConfig) -> None:
+        self.model = model
+        self.config = config
+        model.forward_signal.adapter.float().requires_grad_(True)
+
+    @classmethod
+    def from_base(
+        cls,
+        model: str,
+        config: AlignConfig,
+        signal: SignalConfig,
+        *,
+        dtype: torch.dtype | str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        chat_template: str | None = None,
+    ) -> Self:
+        """Put an untrained signal, drawn with the run's seed, into a base model."""
+        own = SafeSignalModel.from_base(
+            model,
+            config=signal,
+            seed=config.seed,
+            dtype=dtype,
+            device_map=device_map,
+            chat_template=chat_template,
+        )
+        return cls(own, config)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the signal without its thresholds, and the base."""
+        signal = asdict(replace(self.model.config, presets={}))
+        return {"signal": signal, "base": asdict(self.model.identity())}
+
+    def encode(self, records: Iterable[Record]) -> tuple[list[Example], int]:
+        """Encode rows with a label of the prompt or of the answer."""
+        return encode_examples(self.model, records, self.config)
+
+    def batches(self, examples: Sequence[Example], rows: int, epoch: int) -> Iterator[list[Example]]:
+        """Yield shuffled steps of rows of similar length."""
+        return batches(examples, rows, self.config.seed, epoch)
+
+    def counts(self, batch: Sequence[Example], epoch: int) -> dict[str, int]:
+        """Count the safety rows that are drawn."""
+        return {"cls": sum(len(draw_checks(example, self.model.config, self.config, epoch)) for example in batch)}
+
+    def module(self) -> nn.Module:
+        """Return the summed loss of one batch as a module."""
+        return _Step(self.model, self.config)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return nothing: a frozen base is not sharded."""
+        return []
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the adapter's parameters."""
+        return list(self.model.forward_signal.adapter.parameters())
+
+    def validate(self, examples: Sequence[Example]) -> Metrics:
+        """Measure the signal on checks that are drawn once and for all."""
+        return validate(self.model, examples, self.config)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the adapter's tensors."""
+        return self.model.forward_signal.adapter.state_dict()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put the adapter's tensors back."""
+        put_back(self.state(), state)
+
+    def finish(self, rows: Rows, log: Callable[[str], None]) -> Finished:
+        """Round the adapter to half precision, which it is saved in, and calibrate its thresholds there."""
+        adapter = self.model.forward_signal.adapter
+        for parameter in adapter.parameters():
+            parameter.data = parameter.data.to(torch.float16).to(parameter.dtype)
+        adapter.requires_grad_(False)
+        self.model.trained_signal = True
+        metrics = self.validate(rows.val)
+        log(f"saved weights: {metrics.as_dict()}")
+        return choose_thresholds(self.model, rows, metrics, self.config)
+
+    def save(self, folder: Path, record: Mapping[str, Any], *, write: bool = True) -> None:
+        """Write the adapter folder."""
+        self.model.training_record = dict(record)
+        if write:
+            self.model.save_pretrained(folder)

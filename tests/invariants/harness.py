@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from safesignal.config import SignalConfig
 from safesignal.modeling.chat import Encoded
-from safesignal.modeling.forward import TextState
+from safesignal.modeling.cache import TextState
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Answer
 from safesignal.modeling.rows import Row

@@ -100,11 +100,11 @@ class Row:
         return self.refusal_at is not None
 
     def opening(self) -> list[Course]:
-        """Return the checks of everything that is there at step 0: query, earlier answers, the caller's prefill."""
+        """Return the checks of everything that is there at step 0 but the query: earlier answers, caller's prefill."""
         if not self.watch:
             return []
         turns = [self._check_turn(i, end - start) for i, (start, end) in enumerate(self.encoded.earlier_answers())]
-        return [*([self.query()] if self.policy.check_query else []), *turns, self._check_prefill()]
+        return [*turns, self._check_prefill()]
 
     def due(self) -> Span | None:
         """Return what to check once the pending tokens are read; None if nothing is due."""
@@ -167,6 +167,15 @@ class Row:
         if self.refusal_at is not None and span.turn is None and not span.query:
             return [(self.origin + span.start, self.origin + span.end)]
         return self.encoded.ranges(span)
+
+    def since(self, span: Span) -> int | None:
+        """Return the first position that sees the check of this span, where text sees checks; None: no text does.
+
+        The query check is seen by the whole answer, a window by what is written after it, and an earlier turn's by none.
+        """
+        if not self.policy.implicit or span.turn is not None:
+            return None
+        return self.encoded.text if span == Span(query=True) else len(self.ids)
 
     def query(self) -> Course:
         """Check the user's text: the first verdict."""

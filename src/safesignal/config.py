@@ -62,7 +62,7 @@ class SignalConfig:
     """The signal's architecture and operating points; one docstring per field, which is also its `--help` line."""
 
     recipe: Literal["gated", "joint"] = "gated"
-    """`gated`: the base stays frozen, nobody attends to [CLS]. `joint` (paper): it is tuned, response tokens see [CLS]."""
+    """`gated`: the base stays frozen, nobody attends to [CLS]. `joint` (paper): it is tuned, answers see [CLS]."""
     position: Literal["", "tracking", "first"] = ""
     """Where [CLS] sits: `tracking` (after the last token of its span; gated) or `first` (position 0, paper; joint)."""
     cls_spans: Literal["query", "inference"] = "query"

@@ -44,7 +44,7 @@ class _BufferLayer(DynamicLayer):
         return self.keys, self.values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return all columns this forward may see; keep the text columns, leave the safety columns for :meth:`store`."""
+        """Return all columns this forward may see; keep the text columns, leave safety columns for :meth:`store`."""
         if not self.is_initialized:
             self.replace(_room(key_states, 0), _room(value_states, 0), 0)
             self.dtype, self.device = key_states.dtype, key_states.device

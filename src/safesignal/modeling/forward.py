@@ -4,8 +4,8 @@ Rows `[x_t, CLS, ...]` share a forward, a mask lets each [CLS] row see its span,
 only. Asked for separately, text goes through the base model exactly as transformers would send it, and the [CLS] rows
 follow in a pass of their own.
 
-In the joint recipe answer tokens see the signal: each sees one check, the latest that was complete before it. The latest
-check of a forward is kept with the row (`modeling/cache.py`) and shown to the text of later ones.
+In the joint recipe answer tokens see the signal: each sees one check, the latest that was complete before it. The
+latest check of a forward is kept with the row (`modeling/cache.py`) and shown to the text of later ones.
 
 Shapes: B batch, T text tokens of this forward, K safety rows, W cached columns, C = W + T, D hidden, V vocabulary.
 """

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import torch
 
-from safesignal.modeling.chat import Encoded
 from safesignal.modeling.cache import TextState
+from safesignal.modeling.chat import Encoded
 from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.output import Score
 from safesignal.modeling.rows import Course, Record, Row, close_gaps
@@ -145,7 +145,7 @@ class _Texts:
 
     def _fed(self) -> TextState:
         """Read the texts; where text sees the signal, an answer sees its query check, as a caller's prefill does."""
-        state, none = self.forward.new_state(len(self.rows)), [[] for _ in self.rows]
+        state = self.forward.new_state(len(self.rows))
         if self.forward.joint:
             query = Span(query=True)
             sights = [[self.forward.sight(row.ranges(query), row.since(query))] for row in self.rows]
@@ -153,7 +153,7 @@ class _Texts:
             state.advance([row.encoded.text for row in self.rows])
         rest = [row.ids[length:] for row, length in zip(self.rows, state.lengths, strict=True)]
         if any(rest):
-            self.forward.feed(state, rest, none)
+            self.forward.feed(state, rest, [[] for _ in rest])
             state.advance([len(ids) for ids in rest])
         return state
 

@@ -18,7 +18,7 @@ from safesignal.errors import UsageError
 from tests.align.worker import CONFIG, make_trainer, train
 from tests.support import REPO
 
-CASES = ("gated", "sft", "lora", "augment", "sft-shard", "sft-cut")
+CASES = ("gated", "sft", "lora", "augment", "joint", "sft-shard", "joint-shard", "sft-cut")
 
 
 @pytest.fixture(scope="module")

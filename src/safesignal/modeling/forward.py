@@ -149,6 +149,7 @@ class SignalForward(nn.Module):
         seen = -1 if since is None or not self.joint else since
         return Sight(ranges, ranges[-1][1] if self.config.position == "tracking" else 0, seen)
 
+    @torch.no_grad()
     def feed(
         self,
         state: TextState,

@@ -233,7 +233,7 @@ def test_how_a_step_is_carried_out_changes_nothing(tmp_path: Path, changed: dict
 def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
     curves = []
     for precision in ("fp32", "bf16"):
-        own = recipe(replace(CONFIG, precision=precision, epochs=1))  # type: ignore[arg-type]
+        own = recipe(replace(CONFIG, precision=precision, epochs=1))
         examples, _ = own.encode(make_records(30))
         run = Trainer(own, examples[:12], examples[12:16], tmp_path / precision)
         losses: list[float] = []
@@ -253,7 +253,7 @@ def harmful_records() -> list[Record]:
 def test_targets_are_answers_and_explained_refusals() -> None:
     own = recipe()
     examples, _ = own.encode(make_records(40))
-    texts = {e.record.id: own.tokenizer.decode(e.encoded.ids[e.encoded.text :]) for e in examples}
+    texts = {e.record.id: str(own.tokenizer.decode(list(e.encoded.ids[e.encoded.text :]))) for e in examples}
     for example in examples:
         refused = texts[example.record.id].startswith(REFUSAL_PREFIX)
         assert refused == bool(example.prompt_is_malicious)
@@ -309,7 +309,7 @@ def test_raw_text_is_learnt_from_its_second_token() -> None:
     ]
     examples, left_out = own.encode([record_from_row(row) for row in rows])
     assert ([e.record.id for e in examples], left_out) == (["1"], 2)
-    assert own.tokenizer.decode(examples[0].encoded.ids) == "some text", "no chat template"
+    assert own.tokenizer.decode(list(examples[0].encoded.ids)) == "some text", "no chat template"
     assert own.counts(examples, 0) == {"lm": len("some text") - 1, "cls": 1}
     with pytest.raises(DataError, match="no text can be trained on"):
         own.encode([record_from_row(rows[1])])

@@ -89,6 +89,19 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
         FileLabels(wrong)
 
 
+def test_labels_that_rows_bring_themselves(run: Run, tmp_path: Path) -> None:
+    labels = ("benign", "malicious", "refusal", "none", None)
+    rows = [{"id": str(n), "response": "text " * (n + 1), "response_label": label} for n, label in enumerate(labels)]
+    source = write_rows(tmp_path / "in.jsonl", [*rows, {"id": "x", "response": None, "response_label": "none"}])
+    output = tmp_path / "rows.jsonl"
+    args = ["label", "--input", source, "--field", "response", "--label_field", "response_label", "--output", output]
+    done = run(*args, "--piece_chars", 9)
+    assert done.code == 0, done.err
+    found = [(row["id"], row["prompt_label"]) for row in read_rows(output)]
+    assert found[:3] == [("in.jsonl/0#0", "benign"), ("in.jsonl/1#0", "malicious"), ("in.jsonl/2#0", "benign")]
+    assert {row["id"].split("#")[0] for row in read_rows(unlabelled_path(output))} == {"in.jsonl/3", "in.jsonl/4"}
+
+
 def test_the_verb_with_an_endpoint(run: Run, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("apple\n\nzebra\n\nneither\n")

@@ -101,7 +101,7 @@ def test_the_loss_curve_is_that_of_transformers_trainer_on_the_same_batches(tmp_
 
     class InOrder(transformers.Trainer):
         def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+            return torch.utils.data.SequentialSampler(steps)
 
     steps = _Steps([collated([own.supervised(e, 0) for e in rows]) for rows in batches])
     theirs = InOrder(
@@ -147,7 +147,7 @@ def test_how_a_step_is_carried_out_changes_nothing(
 def test_bf16_follows_fp32_and_leaves_weights_in_fp32(tmp_path: Path) -> None:
     curves = {}
     for precision in ("fp32", "bf16"):
-        own = recipe(replace(CONFIG, precision=precision, epochs=1))  # type: ignore[arg-type]
+        own = recipe(replace(CONFIG, precision=precision, epochs=1))
         examples, _ = own.encode(make_records(20))
         run = Trainer(own, examples[:8], examples[8:], tmp_path / precision)
         curves[precision] = losses = list[float]()
@@ -237,12 +237,13 @@ def test_answers_end_with_the_end_token_unless_they_break_off() -> None:
     config = replace(CONFIG, balance=False)
     fields = {"prompt_label": "benign", "response_label": "benign"}
     ends = {}
-    for name, more in {
+    cases: dict[str, dict[str, Any]] = {
         "whole": {"response": "Z is a letter."},
         "by its author": {"response": "Z"},
         "rollout cut": {"response": "Z is a", "on_policy": True},
         "too long": {"response": "Z" * 400 + "."},
-    }.items():
+    }
+    for name, more in cases.items():
         (example,), _ = encode_answers(tokenizer, [row(**fields, **more)], config)
         ends[name] = example.encoded.ids[-1] == tokenizer.eos_token_id
         assert example.encoded.prefill <= config.max_answer_tokens + 1

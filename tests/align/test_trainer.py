@@ -140,3 +140,33 @@ def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, re
     there = loaded.score(["tell me 1 things about ZZZ"], ["Z is 1"])[0]
     assert there.prompt_signal == pytest.approx(here.prompt_signal, abs=1e-6)
     assert there.response_signals == pytest.approx(here.response_signals, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("recipe", "lora"),
+        ("accumulation", 0),
+        ("precision", "fp16"),
+        ("tuning", "some"),
+        ("lora_rank", 0),
+        ("lambda_cls", -0.1),
+        ("augment_share", 1.5),
+        ("augment_tokens", 0),
+        ("augment_alpha", 2.0),
+        ("shard", True),
+        ("start", "somewhere"),
+    ],
+)
+def test_settings_out_of_range_are_named(field: str, value: object) -> None:
+    with pytest.raises(UsageError, match=rf"align\.{field} = "):
+        replace(AlignConfig(), **{field: value})  # type: ignore[arg-type]
+
+
+def test_how_a_step_is_split_is_no_other_run(tmp_path: Path) -> None:
+    whole = trainer(tmp_path, replace(CONFIG, eval_every=99))
+    whole.run(lambda _: None)
+    split = trainer(tmp_path, replace(CONFIG, eval_every=99, batch_size=2, accumulation=4))
+    seen: list[Progress] = []
+    split.run(seen.append)
+    assert seen == [], "it found a finished run of the same steps"

@@ -55,10 +55,12 @@ def train(out: Path, name: str, processes: int) -> None:
     size, shard = STEP_ROWS // processes // 2, how == "shard" and processes > 1
     own = replace(CONFIG, batch_size=size, accumulation=2)
     losses: list[float] = []
+    norms: list[float] = []
     cuts = [3] if how == "cut" else []
 
     def report(at: Progress) -> None:
         losses.append(at.loss)
+        norms.append(at.grad_norm)
         if len(losses) in cuts:
             cuts.clear()
             raise _CutError
@@ -67,14 +69,14 @@ def train(out: Path, name: str, processes: int) -> None:
     try:
         run.run(report)
     except _CutError:
-        del losses[2:]  # the step after the last checkpoint is made again
+        del losses[2:], norms[2:]  # the step after the last checkpoint is made again
         run = make_trainer(out / name, recipe, own, shard=shard)
         run.run(report)
     assert any(isinstance(parameter, DTensor) for parameter in run.recipe.parameters()) == shard
     weights = {key: value.detach().clone() for key, value in whole(run.recipe.state()).items()}
     if run.accelerator.is_main_process:
         torch.save(weights, out / f"{name}.pt")
-        (out / f"{name}.json").write_text(json.dumps({"losses": losses, "history": run.history}))
+        (out / f"{name}.json").write_text(json.dumps({"losses": losses, "norms": norms, "history": run.history}))
 
 
 def make_trainer(folder: Path, name: str, config: AlignConfig, *, shard: bool = False) -> Trainer:

@@ -14,6 +14,7 @@ from safesignal.cli import app
 from safesignal.cli.demo import CASES
 from safesignal.modeling.model import SafeSignalModel
 from tests.cli.conftest import Done, Run, Tiny, read_rows, write_rows
+from tests.support import REPO
 
 Say = Any
 
@@ -167,6 +168,20 @@ def test_a_dry_run_of_align_checks_and_trains_nothing(run: Run, tiny: Tiny, tmp_
     assert run(*args, "--epochs", 0).code == 2
     assert run(*args, "--recipe", "nope").code == 2
     assert run(*args, "--recipe", "sft", "--tuning", "full").code == 0
+
+
+def test_a_dry_run_says_what_a_described_model_needs(run: Run, tmp_path: Path) -> None:
+    recipe = tmp_path / "big.toml"
+    shape = (REPO / "recipes" / "qwen3-8b.toml").read_text().split("[signal]")[0]
+    recipe.write_text(shape + '[align]\nrecipe = "sft"\nprecision = "bf16"\nmixture = [{source = "lima"}]\n')
+    done = run("align", "--config", recipe, "--output", tmp_path / "out", "--dry_run")
+    assert done.code == 0, done.err
+    assert "Qwen/Qwen3-8B: 8.191 G parameters, recipe sft" in done.out
+    assert "GiB  in all" in done.out
+    recipe.write_text(recipe.read_text().replace("layers =", "depth ="))
+    wrong = run("align", "--config", recipe, "--output", tmp_path / "out", "--dry_run")
+    assert wrong.code == 2
+    assert "model.depth    is unknown" in wrong.err
 
 
 MODEL = {"model", "adapter", "allow_base_drift", "chat_template", "dtype", "device"}

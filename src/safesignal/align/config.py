@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from safesignal.config import PRESETS
 from safesignal.errors import UsageError
 
-__all__ = ["RECIPES", "AlignConfig", "MixturePart", "RecipeName", "read_align_config"]
+__all__ = ["RECIPES", "AlignConfig", "MixturePart", "RecipeName", "read_align_config", "read_recipe"]
 
 RecipeName = Literal["gated", "joint", "pretrain", "sft", "augment"]
 RECIPES: tuple[RecipeName, ...] = get_args(RecipeName)
@@ -51,7 +51,7 @@ class AlignConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the forward pass; `bf16` is autocast, trained weights and their moments stay in fp32."""
     activation_checkpointing: bool = False
-    """Compute activations anew in the backward pass: less memory, about a third more time."""
+    """Compute activations anew in the backward pass: less memory, about a third more time. `gated` keeps none."""
     shard: bool = False
     """Split weights, gradients and moments over the processes (`fully_shard`); for `tuning = "full"`."""
     tuning: Literal["lora", "full"] = "lora"
@@ -127,6 +127,7 @@ class AlignConfig:
             ("lora_rank", self.lora_rank >= 1, "at least 1"),
             ("lora_alpha", self.lora_alpha > 0, "above 0"),
             ("lambda_cls", self.lambda_cls >= 0, "at least 0"),
+            ("start", not self.start or self.recipe == "joint", "empty but for the joint recipe"),
             ("augment_share", 0 <= self.augment_share <= 1, "in [0, 1]"),
             ("augment_alpha", 0 <= self.augment_alpha <= 1, "in [0, 1]"),
             ("augment_tokens", self.augment_tokens >= 1, "at least 1"),
@@ -147,6 +148,15 @@ class AlignConfig:
             raise UsageError("the alignment settings are out of range\n  " + "\n  ".join(problems))
 
 
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read a recipe file; a file that `extends` another (a path relative to it) takes its tables, field by field.
+
+    Raises:
+        UsageError: If a file cannot be read, or extends itself.
+    """
+    return _read(Path(path), ())
+
+
 def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
     """Read the `[align]` and `[signal]` tables of a recipe file.
 
@@ -156,10 +166,7 @@ def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
     Raises:
         UsageError: If the file cannot be read or a field is unknown; all problems at once.
     """
-    try:
-        content = tomllib.loads(Path(path).read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"the recipe `{path}` cannot be read: {error}. Expected a TOML file.") from error
+    content = read_recipe(path)
     table = dict(content.get("align", {}))
     parts = table.pop("mixture", [])
     problems = _unknown("align", table, AlignConfig)
@@ -170,10 +177,25 @@ def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
     if problems:
         raise UsageError(f"problems in {path}\n  " + "\n  ".join(problems))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
-    mixture = [part | ({"file": str(Path(path).parent / part["file"])} if part.get("file") else {}) for part in parts]
-    return AlignConfig(mixture=tuple(MixturePart(**part) for part in mixture), **values), dict(
-        content.get("signal", {})
-    )
+    return AlignConfig(mixture=tuple(MixturePart(**part) for part in parts), **values), dict(content.get("signal", {}))
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UsageError(f"the recipe `{path}` extends itself. Expected a chain of files that ends.")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the recipe `{path}` cannot be read: {error}. Expected a TOML file.") from error
+    for part in content.get("align", {}).get("mixture", []):
+        if part.get("file"):
+            part["file"] = str(path.parent / part["file"])
+    parent = content.pop("extends", None)
+    if parent is None:
+        return content
+    base = _read(path.parent / str(parent), (*seen, path.resolve()))
+    tables = {name: {**base.get(name, {}), **own} for name, own in content.items() if isinstance(own, dict)}
+    return {**base, **content, **tables}
 
 
 def _unknown(where: str, table: dict[str, Any], kind: type) -> list[str]:

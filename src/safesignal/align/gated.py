@@ -22,7 +22,6 @@ from safesignal.align.recipe import Finished, Rows
 from safesignal.align.thresholds import choose_thresholds
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record
-from safesignal.errors import UsageError
 from safesignal.modeling.model import SafeSignalModel
 
 __all__ = ["GatedRecipe"]
@@ -48,11 +47,6 @@ class GatedRecipe:
     weights: Mapping[str, float] = {"cls": 1.0}
 
     def __init__(self, model: SafeSignalModel, config: AlignConfig) -> None:
-        if config.activation_checkpointing:
-            raise UsageError(
-                "align.activation_checkpointing is on for the gated recipe, whose frozen base keeps no activations. "
-                "Expected off."
-            )
         self.model = model
         self.config = config
         model.forward_signal.adapter.float().requires_grad_(True)

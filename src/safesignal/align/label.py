@@ -17,9 +17,9 @@ from typing import Protocol
 from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.data.raw import Piece
 from safesignal.errors import DataError, UsageError
-from safesignal.judges.base import BatchJudge, Judgement
+from safesignal.judges.base import BatchJudge, Judgement, JudgeVerdict
 
-__all__ = ["REQUEST", "FileLabels", "GuardLabels", "Labeller", "label_pieces", "unlabelled_path"]
+__all__ = ["REQUEST", "FileLabels", "GuardLabels", "Labeller", "OwnLabels", "label_pieces", "unlabelled_path"]
 
 REQUEST = "Write a passage of text."
 """What a piece is put to a guard as the answer to."""
@@ -76,8 +76,8 @@ class FileLabels:
     def __init__(self, path: str | Path) -> None:
         self.name = f"file:{Path(path).name}"
         self.fingerprint = ""
-        verdicts = {label: verdict for verdict, label in _LABELS.items()}
-        self._said: dict[str, str] = {}
+        verdicts: dict[str, JudgeVerdict] = {"malicious": "yes", "benign": "no"}
+        self._said: dict[str, JudgeVerdict] = {}
         for line, row in read_jsonl(path):
             if row.get("label") not in verdicts:
                 raise DataError(f"{path}, line {line}: `label` is {row.get('label')!r}. Expected benign or malicious.")
@@ -85,8 +85,29 @@ class FileLabels:
 
     def __call__(self, pieces: Sequence[Piece]) -> list[Judgement]:
         """Look the pieces up; one that the file does not name is unknown."""
-        verdicts = (self._said.get(piece.id, "unknown") for piece in pieces)
-        return [Judgement("yes" if v == "yes" else "no" if v == "no" else "unknown", "file") for v in verdicts]
+        return [Judgement(self._said.get(piece.id, "unknown"), "file") for piece in pieces]
+
+
+@dataclass(frozen=True)
+class OwnLabels:
+    """The labels that rows bring themselves; a refusal is benign, anything but the three is unknown.
+
+    Attributes:
+        field: Where rows have it, for the record.
+    """
+
+    field: str
+    fingerprint: str = ""
+
+    @property
+    def name(self) -> str:
+        """The field's name."""
+        return f"field:{self.field}"
+
+    def __call__(self, pieces: Sequence[Piece]) -> list[Judgement]:
+        """Read the pieces' labels."""
+        known: dict[str, JudgeVerdict] = {"benign": "no", "refusal": "no", "malicious": "yes"}
+        return [Judgement(known.get(piece.label, "unknown"), "field") for piece in pieces]
 
 
 def unlabelled_path(output: str | Path) -> Path:

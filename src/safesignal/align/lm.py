@@ -18,7 +18,16 @@ from transformers import PreTrainedModel
 from safesignal.align.config import AlignConfig
 from safesignal.errors import ModelError, UsageError
 
-__all__ = ["LmFigures", "Supervised", "answer_losses", "checkpointing", "logits_of", "prepare_base", "summed_losses"]
+__all__ = [
+    "LmFigures",
+    "Supervised",
+    "answer_losses",
+    "checkpointing",
+    "decoder_layers",
+    "logits_of",
+    "prepare_base",
+    "summed_losses",
+]
 
 _SCALES = ("logit_scale", "logits_scaling")
 """Config fields by which a family changes its scores after the output layer, in ways not done here."""
@@ -61,6 +70,12 @@ class Supervised:
     def count(self) -> int:
         """Number of tokens that are learnt."""
         return len(self.ids) - self.start
+
+
+def decoder_layers(base: PreTrainedModel) -> list[nn.Module]:
+    """Return the layers of a causal language model's decoder, first to last."""
+    lists = [list(module) for module in base.get_decoder().children() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def prepare_base(base: PreTrainedModel, config: AlignConfig) -> None:

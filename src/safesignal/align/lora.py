@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from safesignal.align.config import AlignConfig
+from safesignal.align.lm import decoder_layers
 from safesignal.errors import UsageError
 from safesignal.modeling.families import linear_shape
 
@@ -34,7 +35,10 @@ class LoRA(nn.Module):
 
     def hook(self, layer: nn.Module, args: tuple[Tensor, ...], output_BTO: Tensor) -> Tensor:
         """Add `scale * up(down(x))` to the layer's output; a forward hook in torch's sense."""
-        low_BTR = F.linear(args[0].to(self.down_RI.dtype), self.down_RI)
+        x_BTI = args[0]
+        if not torch.is_autocast_enabled(x_BTI.device.type):  # which brings both to one dtype, without a copy in fp32
+            x_BTI = x_BTI.to(self.down_RI.dtype)
+        low_BTR = F.linear(x_BTI, self.down_RI)
         return output_BTO + self.scale * F.linear(low_BTR, self.up_OR).to(output_BTO.dtype)
 
 
@@ -82,8 +86,5 @@ class LoRASet(nn.ModuleDict):
 
 def _linears(base: PreTrainedModel) -> dict[str, nn.Module]:
     """Return the linear layers below the decoder's layers, by their name in the model."""
-    layers = max(
-        (module for module in base.get_decoder().children() if isinstance(module, nn.ModuleList)), key=len, default=[]
-    )
-    inside = {id(module) for layer in layers for module in layer.modules()}
+    inside = {id(module) for layer in decoder_layers(base) for module in layer.modules()}
     return {n: m for n, m in base.named_modules() if isinstance(m, nn.Linear | Conv1D) and id(m) in inside}

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from safesignal.align.answers import encode_answers
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, batches
-from safesignal.align.lm import LmFigures, Supervised, answer_losses, checkpointing, prepare_base
+from safesignal.align.lm import LmFigures, Supervised, answer_losses, checkpointing, decoder_layers, prepare_base
 from safesignal.align.lora import LoRASet
 from safesignal.align.parallel import put_back, whole
 from safesignal.align.recipe import Finished, Rows
@@ -29,7 +29,7 @@ from safesignal.files import write_json
 from safesignal.modeling.adapter_io import identify
 from safesignal.modeling.chat import TEMPLATES
 from safesignal.modeling.peft_format import save_lora
-from safesignal.modeling.zoo import load_base, resolve
+from safesignal.modeling.zoo import load_base
 
 __all__ = ["SftRecipe"]
 
@@ -63,7 +63,7 @@ class SftRecipe:
         base: Tuned in place.
         tokenizer: Its tokenizer, with a chat template.
         config: Settings.
-        name: Folder or hub id that the base is loaded from; a LoRA names it.
+        name: Alias, folder or hub id that the base is loaded from; a LoRA names it.
     """
 
     weights: Mapping[str, float] = {"lm": 1.0}
@@ -94,7 +94,8 @@ class SftRecipe:
         base, tokenizer = load_base(model, dtype=dtype, device_map=device_map)
         if chat_template is not None:
             tokenizer.chat_template = TEMPLATES.get(chat_template, chat_template)
-        return cls(base, tokenizer, config, resolve(model))
+        # An alias stays one: it means the same on another machine, the folder it is converted to does not.
+        return cls(base, tokenizer, config, str(Path(model).resolve()) if Path(model).is_dir() else model)
 
     def identity(self) -> dict[str, Any]:
         """Return the base."""
@@ -131,8 +132,7 @@ class SftRecipe:
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the decoder layers."""
-        lists = [module for module in self.base.get_decoder().children() if isinstance(module, nn.ModuleList)]
-        return list(max(lists, key=len))
+        return decoder_layers(self.base)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the LoRA's parameters, or the base's."""

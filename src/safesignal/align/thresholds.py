@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from safesignal.align.calibrate import calibrate
 from safesignal.align.config import AlignConfig
+from safesignal.align.examples import Example
 from safesignal.align.recipe import Figures, Finished, Rows
 from safesignal.align.rollouts import SPLIT_SEED
 from safesignal.data.mixture import split_by_prompt
@@ -15,7 +16,7 @@ from safesignal.errors import DataError
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 
-__all__ = ["check_jobs", "choose_thresholds"]
+__all__ = ["calibration_answers", "check_jobs", "choose_thresholds"]
 
 
 def choose_thresholds(model: SafeSignalModel, rows: Rows, metrics: Figures, config: AlignConfig) -> Finished:
@@ -27,13 +28,20 @@ def choose_thresholds(model: SafeSignalModel, rows: Rows, metrics: Figures, conf
     Raises:
         DataError: If there is no answer to calibrate on.
     """
-    answers = _job_answers(model, rows.records, config.calibration_job, config) or [
-        e.encoded for e in rows.val if e.prompt_is_malicious is False and e.response_is_malicious is False
-    ]
+    answers = calibration_answers(model, rows.records, rows.val, config)
     lookalikes = _job_answers(model, rows.records, config.lookalike_job, config)
     found = calibrate(model, answers, config.target_fpr, lookalikes=lookalikes, lookalike_fpr=config.lookalike_fpr)
     model.config = replace(model.config, presets=found.presets)
     return Finished(metrics, found, {"lookalikes": {"n": found.n_lookalikes, "measured_fpr": found.lookalikes}})
+
+
+def calibration_answers(
+    model: SafeSignalModel, records: Sequence[Record], val: Sequence[Example], config: AlignConfig
+) -> list[Encoded]:
+    """Return the calibration job's answers; without one, the benign answers of the validation split."""
+    if found := _job_answers(model, records, config.calibration_job, config):
+        return found
+    return [e.encoded for e in val if e.prompt_is_malicious is False and e.response_is_malicious is False]
 
 
 def check_jobs(records: Sequence[Record], config: AlignConfig) -> dict[str, int]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from safesignal.align.examples import Example
@@ -51,6 +52,7 @@ class Progress:
         steps: Steps in all.
         loss: Training loss of the last step, over all processes.
         terms: The same by term, before weighing; a term without items in this step is missing.
+        grad_norm: Norm of the step's gradient before it was clipped.
         metrics: Validation figures, right after an evaluation; else None.
     """
 
@@ -58,6 +60,7 @@ class Progress:
     steps: int
     loss: float
     terms: Mapping[str, float]
+    grad_norm: float
     metrics: Figures | None = None
 
 
@@ -147,12 +150,12 @@ class Trainer:
         """
         self._resume()
         for epoch, rows in self._remaining():
-            loss, terms = self._train_step(rows, epoch)
+            loss, terms, norm = self._train_step(rows, epoch)
             self.step += 1
             metrics = None
             if self.step % self.config.eval_every == 0 or self.step == self.steps:
                 metrics = self._evaluate(loss, terms)
-            report(Progress(self.step, self.steps, loss, terms, metrics))
+            report(Progress(self.step, self.steps, loss, terms, norm, metrics))
             if self.stale >= self.config.patience:
                 break
         self._restore_best()
@@ -181,7 +184,7 @@ class Trainer:
                     yield epoch, rows
                 done += 1
 
-    def _train_step(self, rows: Sequence[Example], epoch: int) -> tuple[float, dict[str, float]]:
+    def _train_step(self, rows: Sequence[Example], epoch: int) -> tuple[float, dict[str, float], float]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         counts = self.recipe.counts(rows, epoch)
@@ -197,10 +200,10 @@ class Trainer:
             if share.live:
                 sums = {term: value.detach().float() + sums.get(term, 0) for term, value in found.items()}
         loss, terms = self._read(sums, counts)
-        torch.nn.utils.clip_grad_norm_(self.recipe.parameters(), self.config.max_grad_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.recipe.parameters(), self.config.max_grad_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss, terms
+        return loss, terms, float(norm)
 
     def _unsynced(self, more: bool) -> AbstractContextManager[Any]:
         """Leave gradients where they are while more passes of the step follow, where data parallel can."""
@@ -230,12 +233,19 @@ class Trainer:
     def _evaluate(self, loss: float, terms: Mapping[str, float]) -> Figures:
         with gathered(self.module), self._autocast():
             metrics = self.recipe.validate(self.val)
-        better = metrics.loss < self.best_loss
-        self.best_loss, self.stale = (metrics.loss, 0) if better else (self.best_loss, self.stale + 1)
+        loss_of_all = self._agreed(metrics.loss)
+        better = loss_of_all < self.best_loss
+        self.best_loss, self.stale = (loss_of_all, 0) if better else (self.best_loss, self.stale + 1)
         parts = {f"train_{term}": round(value, 5) for term, value in terms.items()} if len(terms) > 1 else {}
         self.history.append({"step": self.step, "train_loss": round(loss, 5), **parts, **metrics.as_dict()})
         self._save(better)
         return metrics
+
+    def _agreed(self, value: float) -> float:
+        """Return the first process's value: rounding must not let one process stop and another go on."""
+        if self.processes == 1:
+            return value
+        return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)))
 
     def _save(self, better: bool) -> None:
         # Sharded tensors are put together by all processes, and written by one.

@@ -72,6 +72,10 @@ class _LocalTarget(ABC):
         """Return the tokens of a text as text; the piece that completes a split character holds all of it."""
         return _pieces(self.tokenizer, self._to_ids(text))
 
+    def pieces_of(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Return tokens as text, as :meth:`pieces` does: joined, they are what the ids decode to."""
+        return _pieces(self.tokenizer, ids)
+
     def losses(self, requests: Sequence[Request], answers: Sequence[str]) -> Tensor:
         """Return the (B,) mean negative log-likelihood of the wanted answers, in nats per token."""
         prompts = [self._encode(request).ids for request in requests]

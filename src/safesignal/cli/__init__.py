@@ -28,6 +28,7 @@ from safesignal.cli.evaluate import evaluate
 from safesignal.cli.generate import generate
 from safesignal.cli.judge import judge
 from safesignal.cli.label import label
+from safesignal.cli.probe import probe
 from safesignal.cli.report import report
 from safesignal.cli.rollouts import rollouts
 from safesignal.cli.score import score
@@ -81,7 +82,7 @@ def _root(
     """An explicit safety signal inside a language model, read again while it writes."""
 
 
-for _verb in (demo, generate, chat, score, rollouts, label, align, attack, evaluate, judge, report, bench):
+for _verb in (demo, generate, chat, score, rollouts, label, align, probe, attack, evaluate, judge, report, bench):
     app.command(_verb.__name__)(expand(_verb))
 app.add_typer(data)
 

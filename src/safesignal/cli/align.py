@@ -12,17 +12,18 @@ from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
 from safesignal.cli.arguments import flag, option, together
-from safesignal.cli.console import note, progress, quiet_libraries, waiting
+from safesignal.cli.console import note, out, progress, quiet_libraries, waiting
 from safesignal.cli.options import BaseOptions
 from safesignal.config import SignalConfig
 from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
     from safesignal.align.config import AlignConfig
+    from safesignal.align.memory import ModelShape
     from safesignal.align.recipe import Recipe
     from safesignal.align.trainer import Progress
 
-__all__ = ["TrainingOptions", "align"]
+__all__ = ["TrainingOptions", "align", "check_data", "check_output"]
 
 _IO, _TRAINING = "Input and output", "Training (over the recipe file)"
 _SIGNAL = ("position", "cls_spans")
@@ -84,10 +85,14 @@ def align(
 ) -> None:
     """Train a signal, or a baseline without one, on labelled rows; the gated recipe leaves the base as it is."""
     settings, signal = _settings(config, training)
-    together(model.check, partial(_check_data, data or [], settings), partial(_check_output, output))
+    together(model.check, partial(check_data, data or [], settings), partial(check_output, output))
+    shape = _shape(config)
     if dry_run:
+        _say_expected(shape, settings)
         note("settings and rows are in order; nothing was trained")
         return
+    if model.model is None and shape is not None:
+        model = replace(model, model=shape.name)
     first = os.environ.get("RANK", "0") == "0"
     recipe = _load(model, settings, signal)
     from safesignal.align.run import align as run
@@ -101,6 +106,22 @@ def align(
         guarded = settings.recipe in _WITH_SIGNAL
         use = f"`--adapter {output}` uses it" if guarded else f"`--model {output}` uses it"
         note(f"saved in {output} after {result.seconds / 60:.1f} min; {use}")
+
+
+def _shape(config: str | None) -> ModelShape | None:
+    """Return the model that the recipe file describes, if it does."""
+    from safesignal.align.config import read_recipe
+    from safesignal.align.memory import ModelShape
+
+    table = read_recipe(config).get("model") if config is not None else None
+    return None if table is None else ModelShape.from_table(table)
+
+
+def _say_expected(shape: ModelShape | None, settings: AlignConfig) -> None:
+    if shape is not None:
+        from safesignal.align.memory import report_lines
+
+        out.print("\n".join(report_lines(shape, settings)), highlight=False)
 
 
 def _load(model: BaseOptions, settings: AlignConfig, signal: SignalConfig) -> Recipe:
@@ -130,7 +151,8 @@ def _settings(config: str | None, training: TrainingOptions) -> tuple[AlignConfi
     return settings, SignalConfig(**chosen)
 
 
-def _check_data(data: list[str], settings: AlignConfig) -> None:
+def check_data(data: list[str], settings: AlignConfig) -> None:
+    """Raise unless there are rows to train on, and every given file holds rows."""
     from safesignal.data.records import read_records
 
     if not data and not settings.mixture:
@@ -141,7 +163,8 @@ def _check_data(data: list[str], settings: AlignConfig) -> None:
     together(*(partial(read_records, path, require=()) for path in data))
 
 
-def _check_output(output: str) -> None:
+def check_output(output: str) -> None:
+    """Raise unless the folder of the result can be written."""
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -25,7 +25,7 @@ __all__ = ["evaluate"]
 
 _IO, _ACCEPTANCE, _TARGET = "Input and output", "Suite acceptance only", "Target"
 _ERRORED = 3
-_TARGETS = ("base", "guarded")
+_TARGETS = ("base", "guarded", "probe", "keywords")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ class AcceptanceOptions:
 class TargetOptions(EndpointOptions):
     """Who is measured."""
 
-    targets: Annotated[str, option("targets", "base, guarded or both, comma-separated.", _TARGET)] = "base,guarded"
+    targets: Annotated[str, option("targets", "Some of base, guarded, probe, keywords; comma-separated.", _TARGET)] = (
+        "base,guarded"
+    )
+    probe: Annotated[str | None, option("probe", "Folder of the probe, from `safesignal probe`.", _TARGET)] = None
 
     def names(self) -> list[str]:
         """Return the targets asked for, each once."""
@@ -62,6 +65,11 @@ class TargetOptions(EndpointOptions):
         unknown = [name for name in self.names() if name not in (*_TARGETS, "endpoint")]
         if unknown:
             raise UsageError(f"targets are `{self.targets}`. Expected some of {', '.join(_TARGETS)}.")
+        if ("probe" in self.names()) != (self.probe is not None):
+            raise UsageError(
+                "one of `--targets probe` and `--probe` stands alone. Expected both or neither.",
+                hint="`safesignal probe --data rows.jsonl --output DIR` trains one",
+            )
         super().check()
 
 
@@ -127,7 +135,7 @@ def _judges() -> dict[str, Judge]:
 def _subjects(
     model: ModelOptions, signal: SignalOptions, policy: PolicyOptions, target: TargetOptions
 ) -> Mapping[str, Callable[[], Subject]]:
-    """Return a way to make each target; base and guarded share one loaded model."""
+    """Return a way to make each target; all share one loaded model."""
     from safesignal.attacks.targets import PlainTarget
     from safesignal.suites.run import Subject
 
@@ -139,7 +147,17 @@ def _subjects(
     def guarded() -> Subject:
         return Subject(guarded_target(loaded, signal, policy), plain)
 
-    return {"base": lambda: Subject(plain, plain), "guarded": guarded}
+    def probed() -> Subject:
+        from safesignal.baselines.probe import Probe, ProbeTarget
+
+        return Subject(ProbeTarget(plain, Probe.load(str(target.probe)), signal.preset), plain)
+
+    def filtered() -> Subject:
+        from safesignal.baselines.keywords import KeywordTarget
+
+        return Subject(KeywordTarget(plain), plain)
+
+    return {"base": lambda: Subject(plain, plain), "guarded": guarded, "probe": probed, "keywords": filtered}
 
 
 def _show(name: str, results: Mapping[str, Any], *, allow_errors: bool) -> int:

@@ -51,13 +51,13 @@ class TextOptions:
         if self.licence not in licences:
             raise UsageError(f"licence is `{self.licence}`. Expected one of {', '.join(licences)}.")
 
-    def documents(self) -> Iterator[Document]:
-        """Return the documents as a stream."""
+    def documents(self, label_field: str) -> Iterator[Document]:
+        """Return the documents as a stream, with their own labels where they are wanted."""
         from safesignal.data.raw import hub_documents, local_documents
 
         if self.hub is not None:
             return hub_documents(self.hub, self.hub_config, self.hub_split, self.field)
-        return local_documents(str(self.input), self.field)
+        return local_documents(str(self.input), self.field, label_field)
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,17 @@ class GuardOptions:
     endpoint_model: Annotated[str | None, option("endpoint_model", "Name it knows the guard by.", _GUARD)] = None
     api_key_env: Annotated[str, option("api_key_env", "Environment variable that holds its key.", _GUARD)] = ""
     labels: Annotated[str | None, option("labels", "JSONL of id and label instead.", _GUARD)] = None
+    label_field: Annotated[
+        str | None, option("label_field", "Field of the JSONL rows themselves that holds the label instead.", _GUARD)
+    ] = None
     batch_size: Annotated[int, option("batch_size", "Pieces judged side by side.", _GUARD)] = 16
 
     def check(self) -> None:
         """Raise unless labels come from one place."""
         require_at_least_one(self.batch_size)
-        if sum(place is not None for place in (self.guard, self.endpoint, self.labels)) != 1:
+        if sum(place is not None for place in (self.guard, self.endpoint, self.labels, self.label_field)) != 1:
             raise UsageError(
-                "expected labels from one of `--guard`, `--endpoint` and `--labels`.",
+                "expected labels from one of `--guard`, `--endpoint`, `--labels` and `--label_field`.",
                 hint="`--guard meta-llama/Llama-Guard-3-1B`, or `--endpoint http://127.0.0.1:8000/v1`",
             )
         if (self.endpoint is None) != (self.endpoint_model is None):
@@ -87,10 +90,12 @@ class GuardOptions:
 
     def load(self) -> Labeller:
         """Load the guard, or read the labels."""
-        from safesignal.align.label import FileLabels, GuardLabels
+        from safesignal.align.label import FileLabels, GuardLabels, OwnLabels
 
         if self.labels is not None:
             return FileLabels(self.labels)
+        if self.label_field is not None:
+            return OwnLabels(self.label_field)
         if self.endpoint is not None:
             from safesignal.judges.endpoint import EndpointJudge
             from safesignal.openai_client import ChatClient
@@ -123,7 +128,7 @@ def label(
         def report(counts: Mapping[str, int]) -> None:
             bar.update(line, completed=sum(counts.values()), description=_counts(counts))
 
-        stream = pieces(text.documents(), text.piece_chars, text.limit)
+        stream = pieces(text.documents(guard.label_field or ""), text.piece_chars, text.limit)
         how: dict[str, Any] = {"licence": text.licence, "batch_size": guard.batch_size, "progress": report}
         counts = label_pieces(stream, labeller, output, **how)
     note(f"{_counts(counts)}; rows in {output}")

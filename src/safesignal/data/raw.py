@@ -19,10 +19,17 @@ __all__ = ["Document", "Piece", "cut", "hub_documents", "local_documents", "piec
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text as its source has it."""
+    """One text as its source has it.
+
+    Attributes:
+        id: Unique in its source.
+        text: The whole of it.
+        label: What the source itself says of it; empty if it says nothing.
+    """
 
     id: str
     text: str
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +39,29 @@ class Piece:
     Attributes:
         id: The document's id, `#`, and the number of the piece in it.
         text: At most as many characters as asked for, never blank.
+        label: The document's own label.
     """
 
     id: str
     text: str
+    label: str = ""
 
 
-def local_documents(path: str | Path, field: str = "text") -> Iterator[Document]:
+def local_documents(path: str | Path, field: str = "text", label_field: str = "") -> Iterator[Document]:
     """Yield the documents of a local file: the rows of a `.jsonl` file, else blocks of text between blank lines.
 
     Args:
         path: The file, UTF-8.
-        field: Field of a JSONL row that holds the text.
+        field: Field of a JSONL row that holds the text; rows in which it is null are passed over.
+        label_field: Field of a JSONL row that holds a label; empty reads none.
 
     Raises:
-        DataError: If the file cannot be read, or a row has no text in that field.
+        DataError: If the file cannot be read, or a row has something else than text in that field.
     """
     path = Path(path)
     try:
         if path.suffix == ".jsonl":
-            yield from _rows(path, field)
+            yield from _rows(path, field, label_field)
         else:
             yield from _blocks(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -95,7 +105,7 @@ def hub_documents(
 def pieces(documents: Iterator[Document], length: int, limit: int | None = None) -> Iterator[Piece]:
     """Yield the documents' pieces of at most `length` characters, the first `limit` of them."""
     every = (
-        Piece(f"{document.id}#{number}", text)
+        Piece(f"{document.id}#{number}", text, document.label)
         for document in documents
         for number, text in enumerate(cut(document.text, length))
     )
@@ -122,15 +132,16 @@ def cut(text: str, length: int) -> Iterator[str]:
         rest = rest[at:].lstrip()
 
 
-def _rows(path: Path, field: str) -> Iterator[Document]:
+def _rows(path: Path, field: str, label_field: str) -> Iterator[Document]:
     for line, row in scan_jsonl(path):
         problem = row if isinstance(row, Problem) else None
-        if not isinstance(row, Problem) and not isinstance(row.get(field), str):
+        if not isinstance(row, Problem) and not isinstance(row.get(field, 0), str | None):
             problem = Problem(line, field, f"is missing or no text; the row has {', '.join(sorted(row))}")
         if problem is not None:
             raise problems_error(path, [problem])
         assert isinstance(row, dict)
-        yield Document(f"{path.name}/{row.get('id', line)}", row[field])
+        if row[field] is not None:
+            yield Document(f"{path.name}/{row.get('id', line)}", row[field], str(row.get(label_field) or ""))
 
 
 def _blocks(path: Path) -> Iterator[Document]:

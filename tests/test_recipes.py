@@ -1,0 +1,191 @@
+"""What lies in recipes/ can be read, names what exists, and says of big models what is known of them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from dataclasses import fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from safesignal.align.config import AlignConfig, read_align_config, read_recipe
+from safesignal.align.memory import ModelShape, estimate, report_lines
+from safesignal.cli import app
+from safesignal.config import SignalConfig
+from safesignal.errors import UsageError
+from safesignal.suites.spec import load_suite
+from tests.support import REPO, tiny_config, tiny_model
+
+RECIPES = REPO / "recipes"
+FILES = sorted(RECIPES.rglob("*.toml"))
+BIG = {
+    # Totals as the models' own safetensors indices state them.
+    "llama-2-7b": 6_738_415_616,
+    "mistral-7b-instruct": 7_241_732_096,
+    "llama-3.1-8b": 8_030_261_248,
+    "qwen3-8b": 8_190_735_360,
+}
+_GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def listed() -> list[list[str]]:
+    """The commands of the reproduction, as its script lists them."""
+    done = subprocess.run(
+        ["bash", str(RECIPES / "paper.sh"), "--list"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=os.environ | {"SEEDS": "0 1 2"},
+    )
+    assert "in all about" in done.stdout
+    return [shlex.split(line)[1:] for line in done.stdout.splitlines() if not line.startswith("#")]
+
+
+def test_every_command_of_the_reproduction_parses(listed: list[list[str]]) -> None:
+    root: Any = typer.main.get_command(app)
+    assert {words[0] for words in listed} >= {"rollouts", "data", "label", "align", "probe", "evaluate", "report"}
+    for words in listed:
+        verb, *rest = words
+        command = root.commands[verb]
+        if verb == "data":
+            command, rest = command.commands[rest[0]], rest[1:]
+        with command.make_context(verb, list(rest)) as context:
+            assert context.params["output_dir" if verb in ("evaluate", "report") else "output"]
+
+
+def test_the_reproduction_names_files_that_exist_or_that_it_makes(listed: list[list[str]]) -> None:
+    made = {word for words in listed for name, word in pairwise(words) if name.startswith("--output")}
+    for words in listed:
+        for word in words:
+            if word.startswith("recipes/"):
+                assert (REPO / word).exists(), word
+            elif word.startswith("runs/"):
+                assert any(word == one or word.startswith(f"{one}/") for one in made), word
+
+
+def test_the_reproduction_has_three_seeds_where_they_are_asked_for_and_every_ablation(listed: list[list[str]]) -> None:
+    outputs = [words[words.index("--output") + 1] for words in listed if words[0] == "align"]
+    for recipe in ("sft", "joint", "gated"):
+        assert [f"runs/reproduction/{recipe}-{seed}" in outputs for seed in range(3)] == [True] * 3
+    configs = {word for words in listed for word in words if word.startswith("recipes/ablations/")}
+    assert configs == {f"recipes/ablations/{path.name}" for path in (RECIPES / "ablations").glob("*.toml")}
+    trained = {word for words in listed if words[0] == "evaluate" for word in words if word.startswith("runs/")}
+    assert set(outputs) - {"runs/reproduction/pretrain"} <= trained, "what is trained is measured"
+
+
+def test_a_name_picks_steps(listed: list[list[str]]) -> None:
+    line = ["bash", str(RECIPES / "paper.sh"), "--list", "train/sft", "report"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    names = [row.split(",")[0] for row in done.stdout.splitlines() if row.startswith("# ") and "in all" not in row]
+    assert names == ["# train/sft-0", "# train/sft-1", "# train/sft-2", "# report"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(RECIPES).as_posix())
+def test_every_recipe_file_is_in_range(path: Path) -> None:
+    _, signal = read_align_config(path)
+    assert set(signal) <= {field.name for field in fields(SignalConfig)} | {"cls_spans"}
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "ablations").glob("*.toml")), ids=lambda path: path.stem)
+def test_an_ablation_changes_one_thing(path: Path) -> None:
+    base, own = (read_recipe(one) for one in (RECIPES / "smollm2-joint.toml", path))
+    changed = {
+        (table, name)
+        for table in ("align", "signal")
+        for name in own[table]
+        if own[table][name] != base[table].get(name)
+    }
+    assert changed
+    assert len({name.rstrip("123") for _, name in changed}) == 1
+
+
+def test_the_baselines_share_everything_but_their_recipe() -> None:
+    sft, joint, augment = (
+        read_align_config(RECIPES / f"smollm2-{name}.toml")[0] for name in ("sft", "joint", "augment")
+    )
+    assert replace(joint, recipe="sft") == sft
+    assert replace(augment, recipe="sft") == sft
+
+
+def test_the_reproduction_suite_loads() -> None:
+    assert len(load_suite(str(RECIPES / "reproduction.yaml")).cells) >= 10
+
+
+def test_a_file_that_extends_another_takes_its_tables_field_by_field(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.toml").write_text('[align]\nepochs = 3\nmixture = [{file = "rows.jsonl"}]\n[signal]\nrank = 4\n')
+    (tmp_path / "sub" / "own.toml").write_text('extends = "../base.toml"\n[align]\nbatch_size = 2\n')
+    config, signal = read_align_config(tmp_path / "sub" / "own.toml")
+    assert (config.epochs, config.batch_size, signal) == (3, 2, {"rank": 4})
+    assert Path(config.mixture[0].file).resolve() == (tmp_path / "rows.jsonl").resolve()
+    (tmp_path / "base.toml").write_text('extends = "sub/own.toml"\n')
+    with pytest.raises(UsageError, match="extends itself"):
+        read_align_config(tmp_path / "sub" / "own.toml")
+
+
+def shape(name: str) -> ModelShape:
+    return ModelShape.from_table(read_recipe(RECIPES / f"{name}.toml")["model"])
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_big_models_have_the_parameters_that_they_are_known_to_have(name: str) -> None:
+    assert shape(name).parameters == BIG[name]
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+def test_the_count_is_that_of_transformers(family: Any) -> None:
+    config: Any = tiny_config(family)
+    heads = {"heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads}
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    own = ModelShape(
+        name=family,
+        hidden_size=config.hidden_size,
+        layers=config.num_hidden_layers,
+        head_dim=head_dim,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        qk_norm=family == "qwen3",
+        **heads,
+    )
+    assert own.parameters == sum(parameter.numel() for parameter in tiny_model(family).parameters())
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_a_big_models_recipe_fits_one_gpu_of_80_gb_and_full_tuning_does_not(name: str) -> None:
+    config, _ = read_align_config(RECIPES / f"{name}.toml")
+    own = shape(name)
+    for recipe in ("joint", "gated", "sft"):
+        settings = replace(config, recipe=recipe, activation_checkpointing=recipe != "gated")
+        assert estimate(own, settings).total < 0.9 * 80e9
+    assert estimate(own, replace(config, tuning="full")).total > 80e9
+    without = estimate(own, replace(config, activation_checkpointing=False))
+    assert without.total > estimate(own, config).total
+    assert without.seconds["H100 80 GB"] < estimate(own, config).seconds["H100 80 GB"]
+
+
+def test_the_estimate_is_the_sum_of_named_terms() -> None:
+    own, config = (
+        shape("llama-2-7b"),
+        AlignConfig(recipe="sft", tuning="lora", lora_rank=16, activation_checkpointing=True),
+    )
+    found = estimate(own, config)
+    assert found.bytes["frozen weights"] == 2 * BIG["llama-2-7b"]
+    # 16 (in + out) of the seven linears of each of 32 layers.
+    lora = 32 * 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
+    assert found.bytes["trained weights, gradients, moments"] == 16 * lora
+    assert found.total == pytest.approx(sum(found.bytes.values()) * 1.1 + 1.5 * _GIB)
+    assert any("in all" in line for line in report_lines(own, config))
+
+
+def test_a_table_that_describes_no_model_is_told() -> None:
+    with pytest.raises(UsageError) as caught:
+        ModelShape.from_table({"name": "x", "width": 3})
+    assert "model.width    is unknown" in str(caught.value)
+    assert "model.layers    is missing" in str(caught.value)

@@ -41,7 +41,7 @@ def make_recipe(name: str, config: AlignConfig, *, shard: bool = False) -> Recip
     if name == "joint":
         signal = SignalConfig(recipe="joint", cls_spans="inference")
         model = SafeSignalModel.from_base(tiny_model("llama"), tokenizer=tiny_tokenizer(), config=signal)
-        return JointRecipe(model, replace(config, recipe="joint", tuning="full" if shard else "lora", shard=shard))
+        return JointRecipe(model, replace(config, recipe="joint", tuning="full", shard=shard))
     kind = AugmentRecipe if name == "augment" else SftRecipe
     lora = name == "lora"
     settings = replace(config, recipe="sft", tuning="lora" if lora else "full", lora_rank=4, shard=shard)

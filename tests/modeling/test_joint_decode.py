@@ -9,6 +9,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from safesignal.config import SignalConfig
+from safesignal.errors import UsageError
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Answer
@@ -188,6 +190,15 @@ def test_scores_are_those_of_a_prefill() -> None:
     blind = model.score(PROMPTS, [text] * len(PROMPTS), policy=replace(policy, implicit=False), schedule=EVERY)
     assert blind[0].checks[0].signal == pytest.approx(scores[0].checks[0].signal, abs=1e-4)
     assert blind[0].checks[-1].signal != pytest.approx(scores[0].checks[-1].signal, abs=1e-4)
+
+
+def test_each_recipe_has_its_own_position() -> None:
+    assert SignalConfig().position == "tracking"
+    assert SignalConfig(recipe="joint").position == "first"
+    assert SignalConfig(recipe="joint", position="tracking").position == "tracking"
+    assert SignalConfig.from_dict(SignalConfig(recipe="joint").to_dict()).position == "first"
+    with pytest.raises(UsageError, match="cls_spans"):
+        SignalConfig(recipe="joint", cls_spans="paper")  # type: ignore[arg-type]
 
 
 def test_a_gated_model_keeps_no_check() -> None:

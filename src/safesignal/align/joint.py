@@ -1,7 +1,7 @@
 """The paper's alignment stage: L = L_sft + λ2 · L_cls, over answers that see the signal.
 
 One forward holds the text and its [CLS] rows (`modeling/forward.py:SignalForward.train_pass`). Query tokens see no
-[CLS], answer tokens do; [CLS] sees the query (paper), or windows of the answer too (`cls_spans = "inference"`), and then
+[CLS], answer tokens do; [CLS] sees the query (paper), or windows of the answer too (`cls_spans = "inference"`), where
 each answer token sees the latest check that inference would have completed before it. L_sft is taken of answer tokens
 alone, and never of a harmful answer: such rows, used with windows only, count for L_cls.
 """

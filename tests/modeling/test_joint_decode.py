@@ -152,7 +152,7 @@ def test_a_refusal_is_written_under_the_verdict_that_caused_it() -> None:
     model = joint_model()
     one, forward = model.encode_one("ab"), model.forward_signal
     with scripted(model, [0.1, 0.9, 0.9, 0.1]):
-        (answer,) = answers(model, [one], policy=Policy(explain_tokens=1))
+        (answer,) = answers(model, [one], policy=Policy(explain_tokens=1), new=64)
     assert (answer.refused, answer.stopped_at) == (True, 0)
     written = answers(model, [one], new=2)[0].ids
     state = forward.new_state(1)

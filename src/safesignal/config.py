@@ -61,10 +61,12 @@ class BaseIdentity:
 class SignalConfig:
     """The signal's architecture and operating points; one docstring per field, which is also its `--help` line."""
 
-    recipe: Literal["gated"] = "gated"
-    """`gated`: the base stays frozen and nobody attends to [CLS]."""
-    position: Literal["tracking", "first"] = "tracking"
-    """Where [CLS] sits: after the last token of its span, or at position 0 (paper)."""
+    recipe: Literal["gated", "joint"] = "gated"
+    """`gated`: the base stays frozen, nobody attends to [CLS]. `joint` (paper): it is tuned, answers see [CLS]."""
+    position: Literal["", "tracking", "first"] = ""
+    """Where [CLS] sits: `tracking` (after the last token of its span; gated) or `first` (position 0, paper; joint)."""
+    cls_spans: Literal["query", "inference"] = "query"
+    """What [CLS] sees in joint training: `query` (paper), or windows of the answer too, as checks do at inference."""
     rank: int = 16
     """Rank of the LoRA on the [CLS] row."""
     alpha: float = 32.0
@@ -85,8 +87,11 @@ class SignalConfig:
     """Thresholds by preset name."""
 
     def __post_init__(self) -> None:
+        if not self.position:
+            object.__setattr__(self, "position", "first" if self.recipe == "joint" else "tracking")
         bounds = [("rank", self.rank >= 1, "at least 1"), ("alpha", self.alpha > 0, "above 0")]
-        bounds += [("recipe", self.recipe == "gated", "`gated`")]
+        bounds += [("recipe", self.recipe in ("gated", "joint"), "`gated` or `joint`")]
+        bounds += [("cls_spans", self.cls_spans in ("query", "inference"), "`query` or `inference`")]
         bounds += [("position", self.position in ("tracking", "first"), "`tracking` or `first`")]
         problems = [
             f"signal.{name} = {getattr(self, name)}    must be {what}" for name, holds, what in bounds if not holds

@@ -17,10 +17,13 @@ from torch.distributed.tensor import DTensor
 from safesignal.align.augment import AugmentRecipe
 from safesignal.align.config import AlignConfig
 from safesignal.align.gated import GatedRecipe
+from safesignal.align.joint import JointRecipe
 from safesignal.align.parallel import whole
 from safesignal.align.recipe import Recipe
 from safesignal.align.sft import SftRecipe
 from safesignal.align.trainer import Progress, Trainer
+from safesignal.config import SignalConfig
+from safesignal.modeling.model import SafeSignalModel
 from tests.align.conftest import make_model, make_records
 from tests.support import tiny_model, tiny_tokenizer
 
@@ -35,6 +38,10 @@ class _CutError(Exception):
 def make_recipe(name: str, config: AlignConfig, *, shard: bool = False) -> Recipe:
     if name == "gated":
         return GatedRecipe(make_model(), config)
+    if name == "joint":
+        signal = SignalConfig(recipe="joint", cls_spans="inference")
+        model = SafeSignalModel.from_base(tiny_model("llama"), tokenizer=tiny_tokenizer(), config=signal)
+        return JointRecipe(model, replace(config, recipe="joint", tuning="full", shard=shard))
     kind = AugmentRecipe if name == "augment" else SftRecipe
     lora = name == "lora"
     settings = replace(config, recipe="sft", tuning="lora" if lora else "full", lora_rank=4, shard=shard)

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from safesignal.config import SignalConfig
+from safesignal.modeling.cache import TextState
 from safesignal.modeling.chat import Encoded
-from safesignal.modeling.forward import TextState
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Answer
 from safesignal.modeling.rows import Row

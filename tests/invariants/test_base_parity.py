@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import safesignal.modeling.forward as forward_module
+from safesignal.modeling.cache import TextState
 from safesignal.modeling.chat import Encoded
-from safesignal.modeling.forward import TextState
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.rules import ANNEALING, EVERY, Policy
 from tests.invariants.harness import (

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from safesignal.modeling.forward import Sight, _visible
-from safesignal.nn.masks import additive, right_aligned, safety_mask, text_mask
+from safesignal.nn.masks import additive, latest_check, right_aligned, safety_mask, text_mask
 
 
 def table(text: str) -> Tensor:
@@ -70,6 +70,44 @@ def test_safety_rows_alone() -> None:
 def test_a_surplus_safety_row_sees_itself_only() -> None:
     mask = safety_mask(torch.zeros(1, 0, 3, dtype=torch.bool), table("xx. ...")[None])
     assert torch.equal(mask[0, 0], table("xx.x. ....x"))
+
+
+def test_text_sees_one_check_the_latest_complete_one() -> None:
+    positions = torch.tensor([[-1, 0, 1, 2, 3, 4]])
+    # Seen from 1, by nobody, from 3, from 3 (the later one counts).
+    assert torch.equal(
+        latest_check(positions, torch.tensor([[1, -1, 3, 3]]))[0], table(".... .... x... x... ...x ...x")
+    )
+
+
+def test_the_order_of_checks_in_a_forward_is_that_of_since_not_of_rows() -> None:
+    positions = torch.arange(4)[None]
+    assert torch.equal(latest_check(positions, torch.tensor([[3, 1]]))[0], table(".. .x .x x."))
+
+
+def test_the_stored_check_counts_where_no_check_of_this_forward_does() -> None:
+    positions = torch.tensor([[4, 5, 6], [4, 5, 6], [-1, 5, 6]])
+    since, stored = torch.tensor([[6], [6], [-1]]), torch.tensor([4, -1, 6])
+    mask = latest_check(positions, since, stored)
+    assert torch.equal(mask[0], table(".x .x x."))
+    assert torch.equal(mask[1], table(".. .. x."))
+    assert torch.equal(mask[2], table(".. .. .x"))
+    # A new check replaces the stored one even where both begin at the same token.
+    assert torch.equal(latest_check(positions[:1], torch.tensor([[4]]), torch.tensor([4]))[0], table("x. x. x."))
+
+
+def test_latest_check_without_any_check_or_text() -> None:
+    none = torch.zeros(1, 0, dtype=torch.long)
+    assert latest_check(torch.arange(3)[None], none).shape == (1, 3, 0)
+    assert torch.equal(latest_check(torch.arange(3)[None], none, torch.tensor([1]))[0], table(". x x"))
+    assert latest_check(none, torch.tensor([[1, 2]]), torch.tensor([0])).shape == (1, 0, 3)
+
+
+def test_text_rows_see_the_checks_given_and_safety_rows_never_the_stored_one() -> None:
+    text = text_mask(torch.tensor([[-1, 2, 3]]), torch.tensor([[1, -1, 2, 3]]))
+    checks = table("... ..x x..")[None]
+    mask = safety_mask(text, table("x... ..xx")[None], checks)[0, 0]
+    assert torch.equal(mask, table(".x..... x.x...x x.xxx.. x...x.. ..xx.x."))
 
 
 def test_visible_columns_of_checks() -> None:

@@ -14,7 +14,7 @@ from safesignal.align.examples import Example, draw_checks
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.stats import roc_auc
 
-__all__ = ["Metrics", "read_scores", "validate"]
+__all__ = ["Metrics", "metrics_of", "read_scores", "validate"]
 
 _VALIDATION_EPOCH = -1
 """Validation spans are drawn once and for all, with a key no training epoch has."""
@@ -88,6 +88,17 @@ def validate(model: SafeSignalModel, examples: Sequence[Example], config: AlignC
         for i in range(0, len(ordered), config.batch_size)
     ]
     scores, targets, query = (torch.cat([part[i].cpu() for part in parts]) for i in range(3))
+    return metrics_of(scores, targets, query)
+
+
+def metrics_of(scores: Tensor, targets: Tensor, query: Tensor) -> Metrics:
+    """Return the figures of N checks.
+
+    Args:
+        scores: (N, 2) class scores.
+        targets: (N,) long in {0, 1}.
+        query: (N,) bool, True for query checks.
+    """
     signal = scores.softmax(dim=-1)[:, 1]
     correct = ((signal >= 0.5).long() == targets).float()
     return Metrics(

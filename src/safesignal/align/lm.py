@@ -18,7 +18,16 @@ from transformers import PreTrainedModel
 from safesignal.align.config import AlignConfig
 from safesignal.errors import ModelError, UsageError
 
-__all__ = ["LmFigures", "Supervised", "answer_losses", "checkpointing", "decoder_layers", "logits_of", "prepare_base"]
+__all__ = [
+    "LmFigures",
+    "Supervised",
+    "answer_losses",
+    "checkpointing",
+    "decoder_layers",
+    "logits_of",
+    "prepare_base",
+    "summed_losses",
+]
 
 _SCALES = ("logit_scale", "logits_scaling")
 """Config fields by which a family changes its scores after the output layer, in ways not done here."""
@@ -131,10 +140,28 @@ def answer_losses(base: PreTrainedModel, batch: Sequence[Supervised]) -> Tensor:
     ids_BT = torch.tensor([[*one.ids, *[0] * (width - len(one.ids))] for one in batch], device=device)
     mask_BT = torch.tensor([[1] * len(one.ids) + [0] * (width - len(one.ids)) for one in batch], device=device)
     hidden_BTD = base.get_decoder()(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
-    places = [(row, at) for row, one in enumerate(batch) for at in range(one.start, len(one.ids))]
-    rows_N, at_N = torch.tensor(places, device=device).reshape(-1, 2).unbind(dim=1)
-    logits_NV = logits_of(base, hidden_BTD[rows_N, at_N - 1])
-    losses_N = F.cross_entropy(logits_NV, ids_BT[rows_N, at_N], reduction="none")
+    return summed_losses(base, hidden_BTD, batch, [0] * len(batch))
+
+
+def summed_losses(
+    base: PreTrainedModel, hidden_BTD: Tensor, batch: Sequence[Supervised], begins: Sequence[int]
+) -> Tensor:
+    """Return the (B,) cross-entropy of each row, summed over its supervised tokens, from last hidden states.
+
+    Args:
+        base: Gives the output layer.
+        hidden_BTD: (B, T, D) last hidden states.
+        batch: Rows.
+        begins: Per row, the column of its first token.
+    """
+    device = hidden_BTD.device
+    places = [
+        (row, begin + at, one.ids[at])
+        for row, (one, begin) in enumerate(zip(batch, begins, strict=True))
+        for at in range(one.start, len(one.ids))
+    ]
+    rows_N, columns_N, targets_N = torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 3).unbind(dim=1)
+    losses_N = F.cross_entropy(logits_of(base, hidden_BTD[rows_N, columns_N - 1]), targets_N, reduction="none")
     return losses_N.new_zeros(len(batch)).index_add(0, rows_N, losses_N)
 
 

@@ -20,17 +20,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safesignal.config import FORMAT_VERSION, BaseIdentity, SignalConfig
-from safesignal.errors import AdapterError, UsageError
+from safesignal.errors import AdapterError, SignalError, UsageError
 from safesignal.modeling.chat import template_hash
 from safesignal.modeling.zoo import ALIASES
 
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
+    "accept",
     "compare",
     "find_adapter",
     "identify",
     "load_adapter",
+    "load_weights",
     "save_adapter",
     "shipped_adapter",
     "weights_hash",
@@ -73,6 +75,49 @@ def compare(trained: BaseIdentity, found: BaseIdentity) -> tuple[list[str], str]
     same = any(trained.weights[dtype] == found.weights[dtype] for dtype in shared)
     drift = "" if same else f"weights differ from those of `{trained.name}`"
     return differences, drift
+
+
+def accept(trained: BaseIdentity, found: BaseIdentity, folder: str, allow_drift: bool) -> str:
+    """Return how the base at hand drifted from the one an adapter was trained for; empty if it did not.
+
+    Raises:
+        AdapterError: If it is another base, or drifted and may not.
+    """
+    differences, drift = compare(trained, found)
+    if differences:
+        raise AdapterError(
+            f"the adapter `{folder}` was trained for `{trained.name}`; this base has {'; '.join(differences)}.",
+            hint=f"use `--model {trained.name}`, or train an adapter for this base with `safesignal align`",
+        )
+    if drift and not allow_drift:
+        raise AdapterError(
+            f"the adapter `{folder}` meets a base whose {drift}: fine-tuned, merged or re-quantised.",
+            hint="retrain it, or accept the drift with `--allow_base_drift`; every output will say so",
+        )
+    return drift
+
+
+def load_weights(adapter: nn.Module, weights: dict[str, Tensor], folder: str) -> None:
+    """Put an adapter's weights in their places.
+
+    Raises:
+        AdapterError: If they do not fit.
+        SignalError: If they are not finite.
+    """
+    try:
+        missing, unexpected = adapter.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise AdapterError(
+            f"the adapter `{folder}` has weights of other shapes than its settings say: "
+            f"{str(error).splitlines()[1].strip()}"
+        ) from error
+    if missing or unexpected:
+        raise AdapterError(
+            f"the adapter `{folder}` lacks {len(missing)} weights and has {len(unexpected)} unknown ones "
+            f"(first: {(missing + unexpected)[0]})."
+        )
+    if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+        raise SignalError(f"the adapter `{folder}` has non-finite weights, so its signal is not available.")
 
 
 def save_adapter(

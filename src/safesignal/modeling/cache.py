@@ -4,6 +4,9 @@ The invariant the decode loop rests on: every sequence is right-aligned, its own
 before it. A rollback, a row that was fed more than its neighbours, a row that left: :meth:`TextCache.realign` and
 :meth:`TextCache.select` restore it, so masks follow from lengths alone.
 
+Where answer tokens see the signal (the joint recipe), every row keeps one column more, the *stored* check: the latest
+[CLS] it has had. It is no text: it has no place in the order, and every forward shows it behind all other columns.
+
 Shapes: B batch, G key/value heads, S columns, N new columns, D head size.
 """
 
@@ -18,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from safesignal.nn.gate import SignalGate
 
-__all__ = ["TextCache"]
+__all__ = ["TextCache", "TextState"]
 
 _FIRST_CAPACITY = 128
 _GROWTH = 1.5
@@ -31,6 +34,7 @@ class _BufferLayer(DynamicLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self.gate = gate
         self.length = 0
+        self.stored: tuple[Tensor, Tensor] | None = None
 
     @property
     def buffers(self) -> tuple[Tensor, Tensor]:
@@ -40,7 +44,7 @@ class _BufferLayer(DynamicLayer):
         return self.keys, self.values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return all columns this forward may see; keep the text columns and forget the safety columns."""
+        """Return all columns this forward may see; keep the text columns, leave safety columns for :meth:`store`."""
         if not self.is_initialized:
             self.replace(_room(key_states, 0), _room(value_states, 0), 0)
             self.dtype, self.device = key_states.dtype, key_states.device
@@ -51,16 +55,29 @@ class _BufferLayer(DynamicLayer):
             seen_keys = torch.cat([keys[:, :, : self.length], key_states], dim=2)
             return seen_keys, torch.cat([values[:, :, : self.length], value_states], dim=2)
         begin, end = self.length, self.length + key_states.shape[2]
-        if end > keys.shape[2]:
-            keys, values = self._grown(end, keys), self._grown(end, values)
+        seen = end if self.stored is None else end + 1
+        if seen > keys.shape[2]:
+            keys, values = self._grown(seen, keys), self._grown(seen, values)
         keys[:, :, begin:end] = key_states
         values[:, :, begin:end] = value_states
+        if self.stored is not None:
+            keys[:, :, end:seen], values[:, :, end:seen] = self.stored
         self.replace(keys, values, end - self.gate.rows)
-        return keys[:, :, :end], values[:, :, :end]
+        return keys[:, :, :seen], values[:, :, :seen]
 
     def get_seq_length(self) -> int:
         """Return the number of text columns held."""
         return self.length
+
+    def store(self, checks: Sequence[int | None]) -> None:
+        """Keep a safety column of the forward just done for each row, by its number; None keeps what the row has."""
+        index_B = torch.tensor([self.length + (number or 0) for number in checks], device=self.buffers[0].device)
+        fresh_B111 = torch.tensor([number is not None for number in checks], device=index_B.device)[:, None, None, None]
+        rows_B = torch.arange(len(checks), device=index_B.device)
+        # Advanced indices apart from each other put their dimension first: (B, G, D).
+        keys, values = (buffer[rows_B, :, index_B][:, :, None] for buffer in self.buffers)
+        old = self.stored or (torch.zeros_like(keys), torch.zeros_like(values))
+        self.stored = torch.where(fresh_B111, keys, old[0]), torch.where(fresh_B111, values, old[1])
 
     def replace(self, keys_BGSD: Tensor, values_BGSD: Tensor, length: int) -> None:
         """Put other buffers in place, of which the first `length` columns are text."""
@@ -93,12 +110,24 @@ class TextCache(Cache):
         """Memory of all buffers, in bytes."""
         return sum(buffer.nbytes for layer in self._filled() for buffer in layer.buffers)
 
+    @property
+    def stores(self) -> bool:
+        """Whether a column of stored checks lies behind all others."""
+        return any(layer.stored is not None for layer in self._filled())
+
+    def store(self, checks: Sequence[int | None]) -> None:
+        """Keep one safety column per row, by its number in the forward just done; None keeps what the row has."""
+        for layer in self._filled():
+            layer.store(checks)
+
     def select(self, rows: Sequence[int]) -> None:
         """Keep only these rows of the batch, in this order."""
         for layer in self._filled():
             index = torch.tensor(rows, device=layer.buffers[0].device)
             keys, values = (buffer.index_select(0, index) for buffer in layer.buffers)
             layer.replace(keys, values, layer.length)
+            if layer.stored is not None:
+                layer.stored = layer.stored[0].index_select(0, index), layer.stored[1].index_select(0, index)
 
     def realign(self, kept: Sequence[Sequence[tuple[int, int]]]) -> None:
         """Cut each row to the columns that stay and move those to the right edge.
@@ -125,3 +154,76 @@ def _moved(old: Tensor, kept: Sequence[Sequence[tuple[int, int]]], width: int) -
             new[row, :, column : column + end - start] = old[row, :, start:end]
             column += end - start
     return new
+
+
+class TextState:
+    """The text a batch has been fed: the cache and, per row, how many of its last columns are the row's own.
+
+    Attributes:
+        cache: Keys and values.
+        lengths: Text tokens of each row.
+        since: Per row, the first position that sees the stored check; -1 while there is none.
+    """
+
+    def __init__(self, cache: TextCache, rows: int) -> None:
+        self.cache = cache
+        self.lengths = [0] * rows
+        self.since = [-1] * rows
+
+    def columns(self, fed: Sequence[int], new: int, *, stored: bool) -> list[list[tuple[int, int]]]:
+        """Return, per row, its text columns once `fed` tokens lie right-aligned in `new` fresh columns.
+
+        `stored` says whether the cache holds the fresh columns already.
+        """
+        width = self.cache.width - (new if stored else 0)
+        held = zip(self.lengths, fed, strict=True)
+        return [[(width - length, width), (width + new - count, width + new)] for length, count in held]
+
+    def key_positions(self, fed: Sequence[int], new: int, *, stored: bool) -> Tensor:
+        """Return the (B, W + T) token position of every column, -1 for padding."""
+        positions = torch.full((len(fed), self.cache.width + (0 if stored else new)), -1, dtype=torch.long)
+        for row, ranges in enumerate(self.columns(fed, new, stored=stored)):
+            position = 0
+            for start, end in ranges:
+                positions[row, start:end] = torch.arange(position, position + end - start)
+                position += end - start
+        return positions
+
+    def ragged(self, fed: Sequence[int], new: int) -> bool:
+        """Tell whether a row that holds text is fed fewer than `new` tokens, which leaves a hole before them."""
+        return any(count < new and length for length, count in zip(self.lengths, fed, strict=True))
+
+    def advance(self, fed: Sequence[int]) -> None:
+        """Record a forward that brought `fed` tokens per row; restore the right alignment it may have broken."""
+        new = max(fed)
+        if self.ragged(fed, new):
+            self.cache.realign(self.columns(fed, new, stored=True))
+        self.lengths = [length + count for length, count in zip(self.lengths, fed, strict=True)]
+
+    def cut(self, kept: Sequence[int]) -> None:
+        """Take every row back to its first `kept` tokens, as if the rest had never been read.
+
+        The stored check stays: what is written from here on, a refusal, is written under the verdict that caused it.
+        """
+        width = self.cache.width
+        starts = [width - length for length in self.lengths]
+        self.cache.realign([[(start, start + keep)] for start, keep in zip(starts, kept, strict=True)])
+        self.lengths = list(kept)
+        self.since = [min(since, keep) for since, keep in zip(self.since, kept, strict=True)]
+
+    def store(self, since: Sequence[Sequence[int]]) -> None:
+        """Make the latest check of the forward just done each row's stored one; a row without one keeps what it has.
+
+        Args:
+            since: Per row, for each of its safety rows, the first position that sees it; -1: nobody.
+        """
+        latest = [max(((at, k) for k, at in enumerate(own) if at >= 0), default=None) for own in since]
+        if any(latest):
+            self.cache.store([found and found[1] for found in latest])
+            self.since = [old if found is None else found[0] for old, found in zip(self.since, latest, strict=True)]
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep only these rows."""
+        self.cache.select(rows)
+        self.lengths = [self.lengths[row] for row in rows]
+        self.since = [self.since[row] for row in rows]

@@ -8,14 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from safesignal.modeling.forward import SignalForward, TextState
+from safesignal.modeling.cache import TextState
+from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.rows import Row, drive
 from safesignal.nn.sampling import Sampler, pick_token
-from safesignal.rules.trajectory import GO_ON
+from safesignal.rules.trajectory import GO_ON, Action
 from safesignal.types import FinishReason, Span
 
 __all__ = ["DecodeSettings", "Step", "decode"]
@@ -109,26 +111,42 @@ def decode(forward: SignalForward, rows: Sequence[Row], settings: DecodeSettings
 
 
 def _open(forward: SignalForward, state: TextState, rows: Sequence[Row], settings: DecodeSettings) -> Tensor:
-    """Feed the prompts and run the opening checks; a second forward only where a verdict changed what to look at."""
-    scores: list[Tensor] = []
+    """Feed the prompts and run the opening checks; a second forward only where a verdict changed what to look at.
 
-    def read(wanted: dict[tuple[int, int], list[Span]]) -> dict[tuple[int, int], list[float]]:
+    Where answers see the signal, the prompts and their query checks come first: a caller's prefill sees those.
+    """
+    scores: Tensor | None = None
+
+    def read(wanted: dict[tuple[int, int], list[Span]], *, prefill: bool) -> dict[tuple[int, int], list[float]]:
+        nonlocal scores
         spans = [[span for key, own in wanted.items() if key[0] == index for span in own] for index in range(len(rows))]
-        new_scores, signals = _feed(forward, state, rows, spans, settings)
-        if new_scores is not None:
-            scores.append(new_scores)
+        before = [row.fed for row in rows]
+        found, signals = _feed(forward, state, rows, spans, settings, prefill=prefill)
+        scores = _newer(scores, found, [row.fed > fed for row, fed in zip(rows, before, strict=True)])
         replies = [iter(row) for row in signals]
         return {key: [next(replies[key[0]]) for _ in own] for key, own in wanted.items()}
 
-    courses = {(r, c): course for r, row in enumerate(rows) for c, course in enumerate(row.opening())}
-    actions = drive(courses, read)
-    if not scores:
-        read({})
+    queries = {(r, -1): row.query() for r, row in enumerate(rows) if row.watch and row.policy.check_query}
+    others = {(r, c): course for r, row in enumerate(rows) for c, course in enumerate(row.opening())}
+    stages = [(queries, False), (others, True)] if forward.joint else [(queries | others, True)]
+    actions: dict[tuple[int, int], Action] = {}
+    for courses, prefill in stages:
+        actions |= drive(courses, partial(read, prefill=prefill))
+        if any(row.fed < (len(row.ids) if prefill else row.encoded.text) for row in rows):
+            read({}, prefill=prefill)
     for (index, _), action in actions.items():
         if action.refuse and not rows[index].refused:
             _refuse(rows[index], action.keep, settings)
     _roll_back(state, rows)
-    return scores[0]
+    assert scores is not None
+    return scores
+
+
+def _newer(old_BV: Tensor | None, new_BV: Tensor | None, fed: Sequence[bool]) -> Tensor | None:
+    """Return the scores after each row's last token: new ones for rows that were fed in this forward."""
+    if old_BV is None or new_BV is None:
+        return old_BV if new_BV is None else new_BV
+    return torch.where(torch.tensor(fed, device=new_BV.device)[:, None], new_BV, old_BV)
 
 
 def _read(forward: SignalForward, state: TextState, rows: Sequence[Row], settings: DecodeSettings) -> Tensor | None:
@@ -149,13 +167,19 @@ def _feed(
     rows: Sequence[Row],
     spans: Sequence[Sequence[Span]],
     settings: DecodeSettings,
+    *,
+    prefill: bool = True,
 ) -> tuple[Tensor | None, list[list[float]]]:
-    pending = [row.pending for row in rows]
-    sights = [[forward.sight(row.ranges(span)) for span in own] for row, own in zip(rows, spans, strict=True)]
+    """Feed what is pending, or up to the end of the prompts alone, and read the signals of spans."""
+    ends = [len(row.ids) if prefill else row.encoded.text for row in rows]
+    pending = [row.ids[row.fed : end] for row, end in zip(rows, ends, strict=True)]
+    sights = [
+        [forward.sight(row.ranges(span), row.since(span)) for span in own] for row, own in zip(rows, spans, strict=True)
+    ]
     scores, signals = forward.feed(state, pending, sights, fused=settings.fused)
     state.advance([len(ids) for ids in pending])
-    for row in rows:
-        row.fed = len(row.ids)
+    for row, end in zip(rows, ends, strict=True):
+        row.fed = end
     return scores, signals
 
 

@@ -4,6 +4,9 @@ Rows `[x_t, CLS, ...]` share a forward, a mask lets each [CLS] row see its span,
 only. Asked for separately, text goes through the base model exactly as transformers would send it, and the [CLS] rows
 follow in a pass of their own.
 
+In the joint recipe answer tokens see the signal: each sees one check, the latest that was complete before it. The
+latest check of a forward is kept with the row (`modeling/cache.py`) and shown to the text of later ones.
+
 Shapes: B batch, T text tokens of this forward, K safety rows, W cached columns, C = W + T, D hidden, V vocabulary.
 """
 
@@ -23,15 +26,15 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from safesignal.config import SignalConfig
 from safesignal.errors import SignalError, SignalMaskError, UsageError
-from safesignal.modeling.cache import TextCache
+from safesignal.modeling.cache import TextCache, TextState
 from safesignal.modeling.families import describe, linear_shape, unsupported
 from safesignal.nn.attention import grouped_attention
 from safesignal.nn.gate import GatedLoRA, SignalGate
 from safesignal.nn.head import SignalHead
-from safesignal.nn.masks import additive, right_aligned, safety_mask, text_mask
+from safesignal.nn.masks import additive, latest_check, right_aligned, safety_mask, text_mask
 from safesignal.nn.narrow import NarrowProducts
 
-__all__ = ["Adapter", "Sight", "SignalForward", "TextState"]
+__all__ = ["Adapter", "Sight", "SignalForward"]
 
 _GROUPED = "safesignal_grouped"
 _LONGEST_FUSED = 256
@@ -67,10 +70,12 @@ class Sight:
     Attributes:
         ranges: The (start, end) positions it sees.
         position: Its own position id.
+        since: The first text position that sees it; -1: nobody does.
     """
 
     ranges: tuple[tuple[int, int], ...]
     position: int
+    since: int = -1
 
 
 class Adapter(nn.Module):
@@ -88,58 +93,8 @@ class Adapter(nn.Module):
             self.handles.append(layer.register_forward_hook(lora.hook))
 
 
-class TextState:
-    """The text a batch has been fed: the cache and, per row, how many of its last columns are the row's own."""
-
-    def __init__(self, cache: TextCache, rows: int) -> None:
-        self.cache = cache
-        self.lengths = [0] * rows
-
-    def columns(self, fed: Sequence[int], new: int, *, stored: bool) -> list[list[tuple[int, int]]]:
-        """Return, per row, its text columns once `fed` tokens lie right-aligned in `new` fresh columns.
-
-        `stored` says whether the cache holds the fresh columns already.
-        """
-        width = self.cache.width - (new if stored else 0)
-        held = zip(self.lengths, fed, strict=True)
-        return [[(width - length, width), (width + new - count, width + new)] for length, count in held]
-
-    def key_positions(self, fed: Sequence[int], new: int, *, stored: bool) -> Tensor:
-        """Return the (B, W + T) token position of every column, -1 for padding."""
-        positions = torch.full((len(fed), self.cache.width + (0 if stored else new)), -1, dtype=torch.long)
-        for row, ranges in enumerate(self.columns(fed, new, stored=stored)):
-            position = 0
-            for start, end in ranges:
-                positions[row, start:end] = torch.arange(position, position + end - start)
-                position += end - start
-        return positions
-
-    def ragged(self, fed: Sequence[int], new: int) -> bool:
-        """Tell whether a row that holds text is fed fewer than `new` tokens, which leaves a hole before them."""
-        return any(count < new and length for length, count in zip(self.lengths, fed, strict=True))
-
-    def advance(self, fed: Sequence[int]) -> None:
-        """Record a forward that brought `fed` tokens per row; restore the right alignment it may have broken."""
-        new = max(fed)
-        if self.ragged(fed, new):
-            self.cache.realign(self.columns(fed, new, stored=True))
-        self.lengths = [length + count for length, count in zip(self.lengths, fed, strict=True)]
-
-    def cut(self, kept: Sequence[int]) -> None:
-        """Take every row back to its first `kept` tokens, as if the rest had never been read."""
-        width = self.cache.width
-        starts = [width - length for length in self.lengths]
-        self.cache.realign([[(start, start + keep)] for start, keep in zip(starts, kept, strict=True)])
-        self.lengths = list(kept)
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep only these rows."""
-        self.cache.select(rows)
-        self.lengths = [self.lengths[row] for row in rows]
-
-
 class SignalForward(nn.Module):
-    """A frozen base model and an adapter, joined by a gate."""
+    """A base model and an adapter, joined by a gate."""
 
     def __init__(self, base: PreTrainedModel, config: SignalConfig) -> None:
         super().__init__()
@@ -176,13 +131,25 @@ class SignalForward(nn.Module):
         """Start with `rows` empty sequences."""
         return TextState(TextCache(len(self.stack.layers), self.gate), rows)
 
-    def sight(self, ranges: Sequence[tuple[int, int]]) -> Sight:
-        """Place a safety row over the token positions it may see."""
+    @property
+    def joint(self) -> bool:
+        """Whether text may see the signal (the paper's recipe); in the gated one it never does."""
+        return self.config.recipe == "joint"
+
+    def sight(self, ranges: Sequence[tuple[int, int]], since: int | None = None) -> Sight:
+        """Place a safety row over the token positions it may see.
+
+        Args:
+            ranges: (start, end) positions.
+            since: First text position that sees it in turn; None: nobody does, as always in the gated recipe.
+        """
         ranges = tuple((start, end) for start, end in ranges if end > start)
         if not ranges:
             raise SignalError("a check has no token to look at. Expected at least one position in its span.")
-        return Sight(ranges, ranges[-1][1] if self.config.position == "tracking" else 0)
+        seen = -1 if since is None or not self.joint else since
+        return Sight(ranges, ranges[-1][1] if self.config.position == "tracking" else 0, seen)
 
+    @torch.no_grad()
     def feed(
         self,
         state: TextState,
@@ -207,7 +174,7 @@ class SignalForward(nn.Module):
         fed, new, checks = [len(row) for row in tokens], max(map(len, tokens)), max(map(len, sights))
         self._check_lengths(state, fed)
         logits_BV, hidden_BKD = None, None
-        if new and (state.ragged(fed, new) or (checks and fused)):
+        if new and (state.ragged(fed, new) or (checks and fused) or state.cache.stores):
             keys_BC = state.key_positions(fed, new, stored=False)
             logits_BV, hidden_BKD = self._masked_pass(state, keys_BC, tokens, sights if fused else [[]] * len(fed))
         elif new:
@@ -216,6 +183,8 @@ class SignalForward(nn.Module):
             hidden_BKD = self._safety_pass(state, state.key_positions(fed, new, stored=True), sights)
         if not checks or hidden_BKD is None:
             return logits_BV, [[] for _ in tokens]
+        if self.joint:
+            state.store([[sight.since for sight in own] for own in sights])
         signals = self.adapter.head(hidden_BKD).tolist()
         return logits_BV, [row[: len(own)] for row, own in zip(signals, sights, strict=True)]
 
@@ -227,6 +196,26 @@ class SignalForward(nn.Module):
         keys_BC = state.key_positions([0] * len(sights), 0, stored=True)
         scores: Tensor = self.adapter.head.logits(self._safety_pass(state, keys_BC, sights))
         return scores
+
+    def train_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]]) -> Tensor:
+        """Run texts and their checks in one forward with gradients through both, as joint training does.
+
+        Args:
+            tokens: Per row, its ids; right-aligned here.
+            sights: Per row, its checks; rows with fewer than K are filled up, and the surplus means nothing.
+
+        Returns:
+            (B, T + K, D) last hidden states: text in the last columns of the first T, then the checks.
+        """
+        state, fed = self.new_state(len(tokens)), [len(row) for row in tokens]
+        self._check_lengths(state, fed)
+        embeds_BTD = self.base.get_input_embeddings()(right_aligned(tokens, max(fed), 0).to(self.base.device))
+        arguments = self._arguments(state, state.key_positions(fed, max(fed), stored=False), embeds_BTD, sights)
+        # The stack's own attention, not the switched one: activation checkpointing runs it again after this call.
+        arguments |= {"use_cache": False, self.stack.cache_argument: None}
+        with self._lock:
+            hidden_BQD: Tensor = self.stack.decoder(**arguments).last_hidden_state
+        return hidden_BQD
 
     @torch.no_grad()
     def _try_out(self) -> None:
@@ -245,6 +234,8 @@ class SignalForward(nn.Module):
             raise unsupported(family, "a check changes the text beside it")
 
     def _targets(self) -> dict[str, nn.Module]:
+        if self.joint:
+            return {}  # [CLS] runs through the tuned model's own weights
         if not self.config.targets:
             return self.stack.linears
         chosen = {n: m for n, m in self.stack.linears.items() if n.split(".")[-1] in self.config.targets}
@@ -302,7 +293,9 @@ class SignalForward(nn.Module):
         positions = torch.cat([text_BT.clamp(min=0), own_BK.view(rows, checks).long()], dim=1)
         return {
             "inputs_embeds": torch.cat([embeds_BTD, cls_BKD], dim=1),
-            "attention_mask": self._masks(text_BT, keys_BC, _visible(keys_BC, sights, checks)),
+            "attention_mask": self._masks(
+                text_BT, keys_BC, _visible(keys_BC, sights, checks), self._seen(state, text_BT, sights, checks)
+            ),
             "position_ids": positions.to(self.base.device),
             "use_cache": True,
             self.stack.cache_argument: state.cache,
@@ -314,11 +307,22 @@ class SignalForward(nn.Module):
             raise SignalError("the decoder returned no hidden state. Expected one per row.")
         return hidden
 
-    def _masks(self, text_pos_BT: Tensor, keys_BC: Tensor, spans_BKC: Tensor) -> Tensor | dict[str, Tensor]:
-        """Build one mask per attention kind; safety rows ignore the sliding window."""
+    def _seen(self, state: TextState, text_BT: Tensor, sights: Sequence[Sequence[Sight]], checks: int) -> Tensor | None:
+        """Return the (B, T, M) checks each text row sees; None in the gated recipe, where it sees none."""
+        if not self.joint:
+            return None
+        since_BK = torch.tensor([[s.since for s in row] + [-1] * (checks - len(row)) for row in sights])
+        stored_B = torch.tensor(state.since) if state.cache.stores else None
+        return latest_check(text_BT, since_BK.view(len(sights), checks).long(), stored_B)
+
+    def _masks(
+        self, text_pos_BT: Tensor, keys_BC: Tensor, spans_BKC: Tensor, checks_BTM: Tensor | None
+    ) -> Tensor | dict[str, Tensor]:
+        """Build one mask per attention kind; the sliding window is for text alone."""
         masks = {}
         for kind, window in self.stack.windows.items():
-            mask = safety_mask(text_mask(text_pos_BT, keys_BC, window), spans_BKC).to(self.base.device)
+            text_BTC = text_mask(text_pos_BT, keys_BC, window)
+            mask = safety_mask(text_BTC, spans_BKC, checks_BTM).to(self.base.device)
             masks[kind] = mask if self.stack.backend == "sdpa" else additive(mask, self.base.dtype)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 

@@ -12,33 +12,43 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from safesignal.config import BaseIdentity, SignalConfig
-from safesignal.errors import AdapterError, SignalError, UsageError
-from safesignal.modeling.adapter_io import compare, find_adapter, identify, load_adapter, save_adapter, weights_hash
+from safesignal.errors import SignalError, UsageError
+from safesignal.modeling.adapter_io import (
+    accept,
+    find_adapter,
+    identify,
+    load_adapter,
+    load_weights,
+    save_adapter,
+    weights_hash,
+)
 from safesignal.modeling.chat import TEMPLATES, Encoded, encode_chat
 from safesignal.modeling.decode import DecodeSettings, decode
 from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.inputs import Conversation, as_batch, from_tensors, lay_out, to_tensors
 from safesignal.modeling.options import GenerationOptions, resolve_options
 from safesignal.modeling.output import Answer, GenerateOutput, Score, StreamChunk
-from safesignal.modeling.rows import Row
+from safesignal.modeling.rows import Row, answer_of
 from safesignal.modeling.score import score_encoded
-from safesignal.modeling.text import TextStream, cut_at_stop
+from safesignal.modeling.text import TextStream
+from safesignal.modeling.tuned import LM_FOLDER, Tuned, load_tuned, save_tuned
 from safesignal.modeling.zoo import load_base
 from safesignal.rules import Policy, Schedule, parse_schedule, validate_policy
-from safesignal.types import FinishReason
 
 __all__ = ["Conversation", "SafeSignalModel"]
 
 
 class SafeSignalModel(nn.Module):
-    """A frozen base model, its tokenizer and an adapter that reads the signal.
+    """A base model, its tokenizer and an adapter that reads the signal.
 
     Attributes:
-        base: The transformers model, untouched.
+        base: The transformers model: untouched under a gated adapter, tuned in place under a joint one.
         tokenizer: Its tokenizer; the chat template gives tokens their roles.
         config: The signal's architecture and thresholds.
         trained_signal: Whether the adapter was trained; an untrained one refuses to guard.
         base_drift: How the base differs from the one the adapter was trained for; empty if it does not.
+        trained_for: The base as it was before any tuning; None: the one at hand.
+        tuned: What tuning changed in the base; None for a gated adapter.
     """
 
     def __init__(
@@ -50,7 +60,8 @@ class SafeSignalModel(nn.Module):
         self.name = name or str(base.config._name_or_path)
         self.trained_signal = False
         self.base_drift = ""
-        self._trained_for: BaseIdentity | None = None
+        self.trained_for: BaseIdentity | None = None
+        self.tuned: Tuned | None = None
         self.training_record: dict[str, Any] = {}
 
     # ---------------------------------------------------------------------------------------------- making and saving
@@ -91,7 +102,10 @@ class SafeSignalModel(nn.Module):
             tokenizer.chat_template = TEMPLATES.get(chat_template, chat_template)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(base, tokenizer, config or SignalConfig(), model if isinstance(model, str) else "")
+            own = cls(base, tokenizer, config or SignalConfig(), model if isinstance(model, str) else "")
+        if own.forward_signal.joint:
+            own.trained_for = own.identity()
+        return own
 
     @classmethod
     def from_pretrained(
@@ -109,7 +123,7 @@ class SafeSignalModel(nn.Module):
 
         Args:
             adapter: Adapter folder; None takes the one shipped for `base`.
-            base: The base model; None loads the one the adapter names.
+            base: The base model; None loads the one the adapter names. A joint adapter tunes a loaded one in place.
             tokenizer: Tokenizer of a loaded base.
             allow_base_drift: Accept a base whose weights differ (fine-tuned, re-quantised); recorded in every output.
             dtype: Base weights' dtype.
@@ -129,26 +143,45 @@ class SafeSignalModel(nn.Module):
             device_map=device_map,
             chat_template=chat_template,
         )
-        model._accept(trained, str(folder), allow_base_drift)
-        model._load_weights(weights, str(folder))
+        model.base_drift = accept(trained, model.identity(), str(folder), allow_base_drift)
+        model.trained_for = trained
+        load_weights(model.forward_signal.adapter, weights, str(folder))
+        if model.forward_signal.joint:
+            model.tuned = load_tuned(folder / LM_FOLDER, model.base)
+        model.forward_signal.adapter.to(model.base.dtype).requires_grad_(False)
+        model.trained_signal = True
         model.training_record = record
         return model
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the adapter (never the base) to a folder; half precision.
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        signal: dict[str, Tensor] | None = None,
+        lm: dict[str, Any] | None = None,
+    ) -> None:
+        """Write the adapter (never the base) to a folder; half precision. A joint one brings its tuned model in `lm/`.
 
         The identity saved is that of the base it was trained on, whatever base it has been accepted for since.
+
+        Args:
+            folder: Where to.
+            signal: Whole tensors of an adapter that is sharded.
+            lm: Whole tensors of a base that is sharded.
 
         Raises:
             SignalError: If the signal was never trained.
         """
         self._require_signal()
-        weights = self.forward_signal.adapter.state_dict()
-        save_adapter(Path(folder), self.config, self._trained_for or self.identity(), weights, self.training_record)
+        path, weights = Path(folder), signal or self.forward_signal.adapter.state_dict()
+        save_adapter(path, self.config, self.trained_for or self.identity(), weights, self.training_record)
+        if self.forward_signal.joint:
+            save_tuned(path / LM_FOLDER, self.tuned or Tuned(), self.base, self.tokenizer, self.name, lm)
 
     def fingerprint(self) -> str:
-        """Return a short hash of the adapter's weights as they are saved."""
-        return weights_hash(self.forward_signal.adapter.state_dict())
+        """Return a short hash of the adapter's weights as they are saved, a joint one's LoRA among them."""
+        tuned = self.tuned.tensors() if self.tuned is not None else {}
+        return weights_hash(self.forward_signal.adapter.state_dict() | tuned)
 
     def identity(self) -> BaseIdentity:
         """Return the fingerprints of the base model and tokenizer."""
@@ -292,7 +325,7 @@ class SafeSignalModel(nn.Module):
         times: dict[int, list[float]] = {id(row): [] for row in rows}
         for step in decode(self.forward_signal, rows, self.settings(options, checks)):
             times[id(step.row)].append(step.seconds)
-        return [self._answer(row, options, times[id(row)]) for row in rows]
+        return [answer_of(row, options.stop_strings, self._to_text, times[id(row)]) for row in rows]
 
     def stream(
         self,
@@ -318,7 +351,7 @@ class SafeSignalModel(nn.Module):
             times.append(step.seconds)
             final = row.finish is not None
             text = pieces.push(step.ids, final=final, cut=not row.refused)
-            answer = self._answer(row, resolved, times) if final else None
+            answer = answer_of(row, resolved.stop_strings, self._to_text, times) if final else None
             yield StreamChunk(text, step.ids, tuple(row.checks[seen:]), answer)
             seen = len(row.checks)
 
@@ -385,24 +418,6 @@ class SafeSignalModel(nn.Module):
         keys = numbers if numbers is not None else range(len(encoded))
         return [Row(key, one, policy, schedule, watch=signal) for key, one in zip(keys, encoded, strict=True)]
 
-    def _answer(self, row: Row, options: GenerationOptions, times: Sequence[float]) -> Answer:
-        ids = tuple(row.ids[row.start : row.shown])
-        text = self._to_text(ids)
-        return Answer(
-            text=text if row.refused else cut_at_stop(text, options.stop_strings),
-            ids=ids,
-            refused=row.refused,
-            stopped_at=row.stopped_at,
-            checks=tuple(row.checks),
-            finish_reason=row.finish or FinishReason.LENGTH,
-            n_tokens=len(ids),
-            released_after_transition=row.released_after_transition,
-            seconds_to_first=times[0],
-            seconds=times[-1],
-            end_id=row.ids[-1] if row.finish is FinishReason.EOS else None,
-            prefill_dropped=row.start < len(row.encoded.ids),
-        )
-
     def _to_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -415,36 +430,3 @@ class SafeSignalModel(nn.Module):
                 "the signal of this model was never trained, so nothing can be guarded. Expected a trained adapter.",
                 hint="load one with `from_pretrained`, train one with `safesignal align`, or pass `signal=False`",
             )
-
-    def _accept(self, trained: BaseIdentity, folder: str, allow_drift: bool) -> None:
-        differences, drift = compare(trained, self.identity())
-        if differences:
-            raise AdapterError(
-                f"the adapter `{folder}` was trained for `{trained.name}`; this base has {'; '.join(differences)}.",
-                hint=f"use `--model {trained.name}`, or train an adapter for this base with `safesignal align`",
-            )
-        if drift and not allow_drift:
-            raise AdapterError(
-                f"the adapter `{folder}` meets a base whose {drift}: fine-tuned, merged or re-quantised.",
-                hint="retrain it, or accept the drift with `--allow_base_drift`; every output will say so",
-            )
-        self.base_drift, self._trained_for = drift, trained
-
-    def _load_weights(self, weights: dict[str, Tensor], folder: str) -> None:
-        adapter = self.forward_signal.adapter
-        try:
-            missing, unexpected = adapter.load_state_dict(weights, strict=False)
-        except RuntimeError as error:
-            raise AdapterError(
-                f"the adapter `{folder}` has weights of other shapes than its settings say: "
-                f"{str(error).splitlines()[1].strip()}"
-            ) from error
-        if missing or unexpected:
-            raise AdapterError(
-                f"the adapter `{folder}` lacks {len(missing)} weights and has {len(unexpected)} unknown ones "
-                f"(first: {(missing + unexpected)[0]})."
-            )
-        if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
-            raise SignalError(f"the adapter `{folder}` has non-finite weights, so its signal is not available.")
-        adapter.to(self.base.dtype).requires_grad_(False)
-        self.trained_signal = True

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from safesignal.errors import ModelError
 
-__all__ = ["merge_lora", "peft_config", "save_lora"]
+__all__ = ["lora_pairs", "merge_lora", "merge_pairs", "peft_config", "save_lora"]
 
 _CONFIG, _WEIGHTS, _PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 
@@ -90,26 +90,54 @@ def save_lora(
     (folder / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
+def lora_pairs(folder: str | Path, settings: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return a LoRA folder's (down (R, I), up (O, R)) by layer in fp32, the scale in the latter: delta = up @ down.
+
+    Raises:
+        ModelError: If the file cannot be read, or a pair is not whole.
+    """
+    try:
+        tensors = load_file(Path(folder) / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the LoRA `{folder}` cannot be read: {error}. Expected {_WEIGHTS}.") from error
+    scale, pairs = float(settings["lora_alpha"]) / int(settings["r"]), {}
+    for name in sorted(key for key in tensors if ".lora_A." in key):
+        up = tensors.get(name.replace(".lora_A.", ".lora_B."))
+        if up is None:
+            raise ModelError(f"the LoRA `{folder}` has `{name}` and no `lora_B` to go with it. Expected both.")
+        pairs[name.removeprefix(_PREFIX).split(".lora_A.")[0]] = tensors[name].float(), scale * up.float()
+    return pairs
+
+
 @torch.no_grad()
+def merge_pairs(base: PreTrainedModel, pairs: Mapping[str, tuple[Tensor, Tensor]], source: str) -> None:
+    """Add the deltas up @ down to the weights of the base they were trained for, in place.
+
+    Args:
+        base: Changed.
+        pairs: From :func:`lora_pairs`.
+        source: Where they come from, for errors.
+
+    Raises:
+        ModelError: If they do not fit this base.
+    """
+    layers = dict(base.named_modules())
+    for name, (down_RI, up_OR) in pairs.items():
+        layer = layers.get(name)
+        weight = getattr(layer, "weight", None)
+        if not isinstance(layer, nn.Linear | Conv1D) or not isinstance(weight, Tensor):
+            raise ModelError(f"the LoRA `{source}` has `{name}`, which this base has no place for. Expected its base.")
+        delta_OI = up_OR @ down_RI
+        delta = delta_OI.T if isinstance(layer, Conv1D) else delta_OI
+        if delta.shape != weight.shape:
+            raise ModelError(f"the LoRA `{source}` gives `{name}` the shape {tuple(delta.shape)}. Expected its base.")
+        weight.copy_(weight.float() + delta.to(weight.device))
+
+
 def merge_lora(base: PreTrainedModel, folder: str | Path, settings: Mapping[str, Any]) -> None:
     """Add a LoRA folder's deltas to the weights of the base it was trained for, in place.
 
     Raises:
         ModelError: If the file cannot be read, or does not fit this base.
     """
-    try:
-        tensors = load_file(Path(folder) / _WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"the LoRA `{folder}` cannot be read: {error}. Expected {_WEIGHTS}.") from error
-    layers, scale = dict(base.named_modules()), float(settings["lora_alpha"]) / int(settings["r"])
-    for name in sorted(key for key in tensors if ".lora_A." in key):
-        layer = layers.get(name.removeprefix(_PREFIX).split(".lora_A.")[0])
-        up = tensors.get(name.replace(".lora_A.", ".lora_B."))
-        weight = getattr(layer, "weight", None)
-        if not isinstance(layer, nn.Linear | Conv1D) or up is None or not isinstance(weight, Tensor):
-            raise ModelError(f"the LoRA `{folder}` has `{name}`, which this base has no place for. Expected its base.")
-        delta_OI = scale * up.float() @ tensors[name].float()
-        delta = delta_OI.T if isinstance(layer, Conv1D) else delta_OI
-        if delta.shape != weight.shape:
-            raise ModelError(f"the LoRA `{folder}` gives `{name}` the shape {tuple(delta.shape)}. Expected its base.")
-        weight.copy_(weight.float() + delta.to(weight.device))
+    merge_pairs(base, lora_pairs(folder, settings), str(folder))

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from safesignal.modeling.chat import Encoded
+from safesignal.modeling.output import Answer
+from safesignal.modeling.text import cut_at_stop
 from safesignal.rules import Policy, Schedule, Trajectory, query_verdict
 from safesignal.rules.trajectory import GO_ON, Action, replay
 from safesignal.types import Check, CheckKind, FinishReason, Span, Verdict
 
-__all__ = ["Course", "Record", "Row", "close_gaps", "drive"]
+__all__ = ["Course", "Record", "Row", "answer_of", "close_gaps", "drive"]
 
 Course = Generator[list[Span], list[float], Action]
 """A request for signals: yields spans, is sent their signals, returns what the policy makes of them."""
@@ -100,11 +102,11 @@ class Row:
         return self.refusal_at is not None
 
     def opening(self) -> list[Course]:
-        """Return the checks of everything that is there at step 0: query, earlier answers, the caller's prefill."""
+        """Return the checks of everything that is there at step 0 but the query: earlier answers, caller's prefill."""
         if not self.watch:
             return []
         turns = [self._check_turn(i, end - start) for i, (start, end) in enumerate(self.encoded.earlier_answers())]
-        return [*([self.query()] if self.policy.check_query else []), *turns, self._check_prefill()]
+        return [*turns, self._check_prefill()]
 
     def due(self) -> Span | None:
         """Return what to check once the pending tokens are read; None if nothing is due."""
@@ -168,6 +170,15 @@ class Row:
             return [(self.origin + span.start, self.origin + span.end)]
         return self.encoded.ranges(span)
 
+    def since(self, span: Span) -> int | None:
+        """Return the first position that sees the check of this span, where text sees checks; None: no text does.
+
+        The query check is seen by the whole answer, a window by what is written after it, an earlier turn's by none.
+        """
+        if not self.policy.implicit or span.turn is not None:
+            return None
+        return self.encoded.text if span == Span(query=True) else len(self.ids)
+
     def query(self) -> Course:
         """Check the user's text: the first verdict."""
         span = Span(query=True)
@@ -196,6 +207,35 @@ class Row:
     def due_lengths(self, length: int) -> list[int]:
         """Return the lengths at which an answer of `length` tokens is checked: on the schedule and at its end."""
         return [n for n in range(1, length + 1) if self.schedule.due(n) or n == length]
+
+
+def answer_of(
+    row: Row, stop_strings: Sequence[str], to_text: Callable[[Sequence[int]], str], times: Sequence[float]
+) -> Answer:
+    """Return what became of a row that has ended.
+
+    Args:
+        row: The row.
+        stop_strings: Texts that ended it are cut off.
+        to_text: Decodes tokens.
+        times: Seconds from the beginning to each of its steps.
+    """
+    ids = tuple(row.ids[row.start : row.shown])
+    text = to_text(ids)
+    return Answer(
+        text=text if row.refused else cut_at_stop(text, stop_strings),
+        ids=ids,
+        refused=row.refused,
+        stopped_at=row.stopped_at,
+        checks=tuple(row.checks),
+        finish_reason=row.finish or FinishReason.LENGTH,
+        n_tokens=len(ids),
+        released_after_transition=row.released_after_transition,
+        seconds_to_first=times[0],
+        seconds=times[-1],
+        end_id=row.ids[-1] if row.finish is FinishReason.EOS else None,
+        prefill_dropped=row.start < len(row.encoded.ids),
+    )
 
 
 def close_gaps(course: Trajectory, length: int) -> Generator[list[Span], list[float], Record]:

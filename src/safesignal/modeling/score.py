@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import torch
 
+from safesignal.modeling.cache import TextState
 from safesignal.modeling.chat import Encoded
-from safesignal.modeling.forward import SignalForward, TextState
+from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.output import Score
 from safesignal.modeling.rows import Course, Record, Row, close_gaps
 from safesignal.rules import Policy, Schedule, Trajectory, query_verdict
@@ -136,13 +137,25 @@ class _Texts:
     def _read(self, wanted: Sequence[Sequence[Span]]) -> None:
         """Learn the signals of spans, per row."""
         if self._state is None:
-            self._state = self.forward.new_state(len(self.rows))
-            self.forward.feed(self._state, [row.pending for row in self.rows], [[] for _ in self.rows])
-            self._state.advance([len(row.ids) for row in self.rows])
+            self._state = self._fed()
         sights = [[self.forward.sight(row.ranges(s)) for s in own] for row, own in zip(self.rows, wanted, strict=True)]
         found = self.forward.feed(self._state, [[] for _ in self.rows], sights)[1]
         for known, spans, signals in zip(self._known, wanted, found, strict=True):
             known.update(zip(spans, signals, strict=True))
+
+    def _fed(self) -> TextState:
+        """Read the texts; where text sees the signal, an answer sees its query check, as a caller's prefill does."""
+        state = self.forward.new_state(len(self.rows))
+        if self.forward.joint:
+            query = Span(query=True)
+            sights = [[self.forward.sight(row.ranges(query), row.since(query))] for row in self.rows]
+            self.forward.feed(state, [row.ids[: row.encoded.text] for row in self.rows], sights)
+            state.advance([row.encoded.text for row in self.rows])
+        rest = [row.ids[length:] for row, length in zip(self.rows, state.lengths, strict=True)]
+        if any(rest):
+            self.forward.feed(state, rest, [[] for _ in rest])
+            state.advance([len(ids) for ids in rest])
+        return state
 
 
 def _foresee(course: Generator[list[Span], list[float], T], known: Mapping[Span, float]) -> tuple[list[Span], T]:

@@ -4,7 +4,11 @@ Layout of one forward. Columns: W cached text, then T new text tokens, then K sa
 then the K safety rows. Every sequence of the batch is right-aligned: the last `length` cached columns are its own,
 whatever lies before is padding.
 
-Shapes: B batch, T text tokens, K safety rows, Q = T + K, W cached columns, S = W + T + K.
+Where answer tokens see the signal (the joint recipe), one more column may come last: the *stored* check, the latest of
+an earlier forward.
+
+Shapes: B batch, T text tokens, K safety rows, Q = T + K query rows, W cached columns, C = W + T text columns, M = K or
+K + 1 columns of checks, S = C + M.
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["additive", "right_aligned", "safety_mask", "text_mask"]
+__all__ = ["additive", "latest_check", "right_aligned", "safety_mask", "text_mask"]
 
 
 def text_mask(query_pos_BT: Tensor, key_pos_BC: Tensor, window: int | None = None) -> Tensor:
@@ -35,21 +40,52 @@ def text_mask(query_pos_BT: Tensor, key_pos_BC: Tensor, window: int | None = Non
     return attend_BTC
 
 
-def safety_mask(text_BTC: Tensor, spans_BKC: Tensor) -> Tensor:
-    """Join text rows and safety rows into one mask: no text row sees a safety row, each safety row sees its span.
+def latest_check(query_pos_BT: Tensor, since_BK: Tensor, stored_B: Tensor | None = None) -> Tensor:
+    """Return which check each text row sees: exactly one, the latest that was complete before the row's token.
+
+    A check is visible from position `since` on. Of several, the one with the largest `since` counts, of equal ones the
+    last; the stored check counts where none of this forward does.
+
+    Args:
+        query_pos_BT: (B, T) positions of the text rows; -1 marks padding, which sees none.
+        since_BK: (B, K) first position that may see the check; -1: nobody.
+        stored_B: (B,) the same for the stored checks; None if there is no such column.
+
+    Returns:
+        (B, T, M) bool, M = K, or K + 1 with the stored check last.
+    """
+    since_B1K, query_BT1 = since_BK[:, None, :], query_pos_BT[:, :, None]
+    checks = since_BK.shape[1]
+    order_B1K = since_B1K * checks + torch.arange(checks, device=since_BK.device)
+    seen_BTK = (since_B1K >= 0) & (since_B1K <= query_BT1)
+    latest_BT1 = F.pad(torch.where(seen_BTK, order_B1K, -1), (0, 1), value=-1).amax(dim=2, keepdim=True)
+    latest_BTK = seen_BTK & (order_B1K == latest_BT1)
+    if stored_B is None:
+        return latest_BTK
+    stored_B11 = stored_B[:, None, None]
+    stored_BT1 = (stored_B11 >= 0) & (stored_B11 <= query_BT1) & ~seen_BTK.any(dim=2, keepdim=True)
+    return torch.cat([latest_BTK, stored_BT1], dim=2)
+
+
+def safety_mask(text_BTC: Tensor, spans_BKC: Tensor, checks_BTM: Tensor | None = None) -> Tensor:
+    """Join text rows and safety rows into one mask: each safety row sees its span, text rows the checks given.
 
     Args:
         text_BTC: (B, T, C) bool from :func:`text_mask`, C = W + T text columns; T may be 0.
         spans_BKC: (B, K, C) bool, True where the safety row may see the text column.
+        checks_BTM: (B, T, M) bool from :func:`latest_check`, M = K or K + 1; None: no text row sees a check, M = K.
 
     Returns:
-        (B, 1, T + K, C + K) bool. Safety rows see themselves and never one another; a row that would see nothing
+        (B, 1, T + K, C + M) bool. Safety rows see themselves and never one another; a row that would see nothing
         (padding) sees its own column, so that no softmax is empty.
     """
     batch, rows, columns = text_BTC.shape
     checks = spans_BKC.shape[1]
-    attend = torch.zeros(batch, 1, rows + checks, columns + checks, dtype=torch.bool, device=text_BTC.device)
+    shown = checks if checks_BTM is None else checks_BTM.shape[2]
+    attend = torch.zeros(batch, 1, rows + checks, columns + shown, dtype=torch.bool, device=text_BTC.device)
     attend[:, 0, :rows, :columns] = text_BTC
+    if checks_BTM is not None:
+        attend[:, 0, :rows, columns:] = checks_BTM
     attend[:, 0, rows:, :columns] = spans_BKC
     own = torch.arange(rows + checks, device=attend.device)
     blind_BQ = ~attend[:, 0].any(dim=-1)

@@ -41,6 +41,8 @@ class Policy:
     """Most recent generated tokens seen while the verdict is benign (rule 2)."""
     r3: int = 10
     """Tokens seen beyond the transition point once the verdict has turned (rule 3)."""
+    implicit: bool = True
+    """Let answer tokens see the latest [CLS], where the adapter is a joint one; off leaves the explicit lever alone."""
     check_query: bool = True
     """Read the signal on the query before generating; off leaves the answer's windows alone to find harm."""
     refusal_prefix: str = REFUSAL_PREFIX

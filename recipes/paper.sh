@@ -116,6 +116,7 @@ for ablation in no-pretrain no-attention lambda-0 lambda-0.01 lambda-1 r-5 r-20 
 done
 first=${SEEDS%% *}
 measure joint-no-decoding 25 guarded --adapter "$RUNS/joint-$first" --policy low
+measure joint-no-attention-at-inference 25 guarded --adapter "$RUNS/joint-$first" --no-implicit
 measure joint-stop 25 guarded --adapter "$RUNS/joint-$first" --policy high
 measure joint-schedule-first 25 guarded --adapter "$RUNS/joint-$first" --schedule first --no-buffer
 measure joint-schedule-every 30 guarded --adapter "$RUNS/joint-$first" --schedule every

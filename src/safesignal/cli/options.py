@@ -217,10 +217,18 @@ class PolicyOptions:
     no_buffer: Annotated[
         bool, flag("no-buffer", "Show tokens before a check covers them; they cannot be taken back.", _SIGNAL)
     ] = False
+    no_implicit: Annotated[
+        bool, flag("no-implicit", "Joint adapter: answer tokens do not see [CLS]; the policy acts alone.", _SIGNAL)
+    ] = False
 
     def overrides(self) -> dict[str, Any]:
         """Return the fields of :class:`Policy` that these options set."""
-        return {"dependence": str(self.policy), "check_query": not self.no_query_check, "buffer": not self.no_buffer}
+        return {
+            "dependence": str(self.policy),
+            "check_query": not self.no_query_check,
+            "buffer": not self.no_buffer,
+            "implicit": not self.no_implicit,
+        }
 
 
 @dataclass(frozen=True)

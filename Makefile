@@ -3,7 +3,7 @@
 #   make test         the fast tests
 #   make check        what CI runs: lint, format, types, floors, then the fast tests
 #   make test-slow    the tests that load SmolLM2
-#   make adapter      rebuild the shipped adapter from its sources: DATA names the folder of the public sets
+#   make adapter      make the next adapter for SmolLM2 from its sources: DATA names the folder of the public sets
 #   make test-oldest  the fast tests on the oldest supported transformers
 #   make clean        remove caches and builds (the environment stays: rm -rf .venv)
 # Another interpreter: make PYTHON=python3.12 test

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safesignal.align.calibrate import calibrate, lowest_threshold
+from safesignal.align.calibrate import calibrate, lowest_threshold, share_left
 from safesignal.errors import DataError
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.score import WindowReader
@@ -31,6 +31,26 @@ def test_at_most_the_share_reaches_the_threshold(signals: list[float], share: fl
     threshold = lowest_threshold(rounded, share)
     tied = len(set(rounded)) < len(rounded)
     assert sum(signal >= threshold for signal in rounded) <= share * len(rounded) + 1e-6 or tied
+
+
+def test_windows_get_what_the_query_leaves_of_the_budget() -> None:
+    signals = [0.1] * 16 + [0.6, 0.7, 0.8, 0.9]
+    assert share_left(signals, 0.95, 0.2) == pytest.approx(0.2)
+    assert share_left(signals, 0.8, 0.2) == pytest.approx(0.1)
+    assert share_left(signals, 0.6, 0.2) == pytest.approx(0.0)
+
+
+def test_a_query_that_refuses_nothing_leaves_the_windows_the_whole_budget(model: SafeSignalModel) -> None:
+    torch.manual_seed(1)
+    randomise_(model.forward_signal.adapter)
+    model.forward_signal.adapter.requires_grad_(False)
+    model.trained_signal = True
+    answers = [model.encode_one("one and the same question", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
+    point = calibrate(model, answers, {"strict": 0.5, "balanced": 0.2, "permissive": 0.1}).presets["balanced"]
+    fired = WindowReader(model.forward_signal, answers, ANNEALING, batch_size=3).fired(
+        replace(model.policy(), threshold=1.0, window_threshold=point.window)
+    )
+    assert point.window == 0.5 or 0.1 * len(answers) < sum(fired) <= 0.2 * len(answers)
 
 
 def test_a_preset_keeps_its_budget_under_decoding_rules(model: SafeSignalModel) -> None:

@@ -186,7 +186,7 @@ def test_a_dry_run_says_what_a_described_model_needs(run: Run, tmp_path: Path) -
 
 MODEL = {"model", "adapter", "allow_base_drift", "chat_template", "dtype", "device"}
 SIGNAL = {"preset", "threshold", "window_threshold", "schedule", "tau"}
-POLICY = {"policy", "no-query_check", "no-buffer"}
+POLICY = {"policy", "no-query_check", "no-buffer", "no-implicit"}
 ANSWER = {"max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop"}
 FILES = {"prompt", "input", "output", "overwrite", "batch_size"}
 OPTIONS = {

@@ -1,9 +1,9 @@
 """Thresholds, calibrated per answer: the share of the base model's own benign answers that is refused or stopped.
 
 Two sets of answers may set limits: those to ordinary prompts, and those to look-alikes, which sound harmful and are
-not. Half of a preset's budget on either set goes to the query threshold, the other half to the window threshold; the
-stricter demand counts. Windows are replayed under the very rules that decoding applies (schedule, τ, r, closing), with
-the adapter's saved half-precision weights.
+not. Half of a preset's budget on either set goes to the query threshold, what that leaves of the whole to the window
+threshold; the stricter demand counts. Windows are replayed under the very rules that decoding applies (schedule, τ, r,
+closing), with the adapter's saved half-precision weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.score import WindowReader
 from safesignal.rules import Policy, Schedule
 
-__all__ = ["Calibration", "calibrate", "lowest_threshold"]
+__all__ = ["Calibration", "calibrate", "lowest_threshold", "share_left"]
 
 _ROUNDS = 12
 
@@ -97,7 +97,9 @@ def _lowest_policy(readers: Sequence[WindowReader], base: Policy, budgets: Seque
     """Return the policy with the lowest thresholds that keep to the budgets of the first readers."""
     demands = list(zip(readers, budgets, strict=False))
     prompt = max(lowest_threshold(reader.queries(), budget / 2) for reader, budget in demands)
-    window = max(_window_threshold(reader, base, budget / 2) for reader, budget in demands)
+    window = max(
+        _window_threshold(reader, base, share_left(reader.queries(), prompt, budget)) for reader, budget in demands
+    )
     return replace(base, threshold=prompt, window_threshold=window)
 
 
@@ -119,6 +121,11 @@ def lowest_threshold(signals: Sequence[float], share: float) -> float:
     below = ordered[allowed]
     above = ordered[allowed - 1] if allowed else 1.0
     return max(0.5, round(min(1.0, (below + above) / 2 + 5e-5), 4))
+
+
+def share_left(signals: Sequence[float], threshold: float, budget: float) -> float:
+    """Return what query signals that reach their threshold leave of a budget, a share in [0, 1] as they are."""
+    return budget - sum(signal >= threshold for signal in signals) / len(signals)
 
 
 def _window_threshold(reader: WindowReader, policy: Policy, share: float) -> float:

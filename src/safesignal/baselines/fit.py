@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safesignal.align.calibrate import lowest_threshold
+from safesignal.align.calibrate import lowest_threshold, share_left
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, encode_examples, load_mixture
 from safesignal.align.rollouts import SPLIT_SEED
@@ -71,7 +71,7 @@ def fit_probe(
     """Train a probe on the rows that the gated recipe is trained on, and choose its layer on the validation split.
 
     Thresholds are calibrated as ours are: half of a preset's share of refused or stopped benign answers goes to
-    requests, half to the highest signal along an answer.
+    requests, what that leaves of the whole to the highest signal along an answer.
 
     Args:
         model: Its base is read, its signal is not used.
@@ -197,7 +197,8 @@ def _calibrate(
         requests += probe.signals(states_PD[:1], query=True)
         highest.append(max(probe.signals(states_PD[1:], query=False), default=0.0))
         progress("calibration answers", number, len(answers))
+    halves = {name: lowest_threshold(requests, share / 2) for name, share in config.target_fpr.items()}
     return {
-        name: (lowest_threshold(requests, share / 2), lowest_threshold(highest, share / 2))
-        for name, share in config.target_fpr.items()
+        name: (own, lowest_threshold(highest, share_left(requests, own, config.target_fpr[name])))
+        for name, own in halves.items()
     }

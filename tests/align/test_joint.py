@@ -183,6 +183,14 @@ def test_with_cls_it_is_another() -> None:
 
 
 @torch.no_grad()
+def test_rows_without_a_label_are_validated_by_their_text() -> None:
+    own = recipe(kind=PretrainRecipe)
+    examples, _ = own.encode(make_records(4))
+    found = own.validate([replace(example, prompt_is_malicious=None) for example in examples])
+    assert found.signal.n == 0
+    assert found.loss == found.lm.loss, "a number, or no weights would ever be the best"
+
+
 def test_padding_and_neighbours_change_nothing() -> None:
     own = recipe(cls_spans="inference")
     batch = sorted(own.encode(make_records(40))[0], key=lambda one: len(one.encoded.ids))[::8]

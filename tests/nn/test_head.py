@@ -49,3 +49,11 @@ def test_what_is_not_finite_raises(value: float) -> None:
         made.proj.weight[0, 0] = float("nan")
     with pytest.raises(SignalError):
         made(torch.randn(1, 1, D))
+
+
+def test_autocast_does_not_lower_its_precision() -> None:
+    head, hidden = SignalHead(16), torch.randn(2, 3, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = head.logits(hidden)
+    assert within.dtype == torch.float32
+    assert torch.equal(within, head.logits(hidden))

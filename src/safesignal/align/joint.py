@@ -263,7 +263,8 @@ class JointRecipe(SftRecipe):
             torch.cat([getattr(part, name).cpu() for part in parts]) for name in ("scores", "targets", "query")
         )
         signal = metrics_of(scores.float(), targets, query)
-        return JointFigures(lm.loss + self.weights["cls"] * signal.loss, lm, signal)
+        # Without a labelled row there is no L_cls, and not-a-number would never be better than anything.
+        return JointFigures(lm.loss + (self.weights["cls"] * signal.loss if signal.n else 0.0), lm, signal)
 
     def state(self) -> dict[str, Tensor]:
         """Return the LoRA's tensors, or the base's parameters, and the signal's."""

@@ -25,8 +25,9 @@ class SignalHead(nn.Module):
 
     def logits(self, hidden_BKD: Tensor) -> Tensor:
         """Return the two class scores, (B, K, 2) float32."""
-        weight, bias = self.proj.weight.float(), self.proj.bias.float()
-        return nn.functional.linear(hidden_BKD.float(), weight, bias)
+        with torch.autocast(hidden_BKD.device.type, enabled=False):
+            weight, bias = self.proj.weight.float(), self.proj.bias.float()
+            return nn.functional.linear(hidden_BKD.float(), weight, bias)
 
     def forward(self, hidden_BKD: Tensor) -> Tensor:
         """Return the signal P(malicious), (B, K) float32 in [0, 1].

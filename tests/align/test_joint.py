@@ -191,6 +191,7 @@ def test_rows_without_a_label_are_validated_by_their_text() -> None:
     assert found.loss == found.lm.loss, "a number, or no weights would ever be the best"
 
 
+@torch.no_grad()
 def test_padding_and_neighbours_change_nothing() -> None:
     own = recipe(cls_spans="inference")
     batch = sorted(own.encode(make_records(40))[0], key=lambda one: len(one.encoded.ids))[::8]

@@ -14,13 +14,12 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safesignal.align.config import AlignConfig
-from safesignal.align.examples import Example, batches
+from safesignal.align.examples import Example, paired_batches
 from safesignal.align.lm import Supervised
 from safesignal.align.sft import SftRecipe
 from safesignal.data.mixture import prompt_key
@@ -82,11 +81,8 @@ class AugmentRecipe(SftRecipe):
         if rows < 2:
             yield from super().batches(examples, rows, epoch)
             return
-        apart = [[e for e in examples if self.term(e) == term] for term in self.weights]
-        sizes = (rows - rows // 2, rows // 2)
-        halves = (batches(own, size, self.config.seed, epoch) for own, size in zip(apart, sizes, strict=True))
-        for refusals, anchors in zip_longest(*halves, fillvalue=[]):
-            yield [*refusals, *anchors]
+        refusals, anchors = ([e for e in examples if self.term(e) == term] for term in ("refusal", "anchor"))
+        yield from paired_batches((refusals, anchors), (rows - rows // 2, rows // 2), self.config.seed, epoch)
 
     def term(self, example: Example) -> str:
         """Return `refusal` for malicious prompts, `anchor` for benign ones."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from safesignal.config import PRESETS
+from safesignal.data.mixture import LICENCES
 from safesignal.errors import UsageError
 
 __all__ = ["RECIPES", "AlignConfig", "MixturePart", "RecipeName", "read_align_config", "read_recipe"]
@@ -40,7 +41,7 @@ class AlignConfig:
     """`gated` (ours), `joint` and `pretrain` (the paper's stages), `sft` and `augment` (baselines without [CLS])."""
     mixture: tuple[MixturePart, ...] = ()
     """Registered sources to train on, besides the files given with `--data`."""
-    licences: tuple[str, ...] = ("permissive", "sharealike", "noncommercial", "unstated")
+    licences: tuple[str, ...] = LICENCES
     """Licences a row may have; an adapter that ships keeps to `permissive` and `sharealike`."""
     epochs: float = 1.0
     """Passes over the training rows."""

@@ -14,9 +14,9 @@ from safesignal.align.examples import Example, draw_checks
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.stats import roc_auc
 
-__all__ = ["Metrics", "metrics_of", "read_scores", "validate"]
+__all__ = ["VALIDATION_EPOCH", "Metrics", "cls_loss", "metrics_of", "read_scores", "validate"]
 
-_VALIDATION_EPOCH = -1
+VALIDATION_EPOCH = -1
 """Validation spans are drawn once and for all, with a key no training epoch has."""
 
 
@@ -79,12 +79,18 @@ def read_scores(
     return scores_BK2[index[:, 0], index[:, 1]], targets, torch.tensor([check.span.query for check in flat])
 
 
+def cls_loss(scores: Tensor, targets: Tensor, config: AlignConfig) -> Tensor:
+    """Return L_cls of N checks as a scalar sum: cross-entropy with the settings' label smoothing."""
+    smoothing = 2 * config.label_smoothing
+    return torch.nn.functional.cross_entropy(scores, targets, label_smoothing=smoothing, reduction="sum")
+
+
 @torch.no_grad()
 def validate(model: SafeSignalModel, examples: Sequence[Example], config: AlignConfig) -> Metrics:
     """Measure the signal on validation examples."""
     ordered = sorted(examples, key=lambda example: len(example.encoded.ids))
     parts = [
-        read_scores(model, ordered[i : i + config.batch_size], config, _VALIDATION_EPOCH)
+        read_scores(model, ordered[i : i + config.batch_size], config, VALIDATION_EPOCH)
         for i in range(0, len(ordered), config.batch_size)
     ]
     scores, targets, query = (torch.cat([part[i].cpu() for part in parts]) for i in range(3))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from safesignal.align.config import AlignConfig, MixturePart
@@ -20,7 +21,7 @@ from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.types import Span
 
-__all__ = ["Example", "Labelled", "batches", "draw_checks", "encode_examples", "load_mixture"]
+__all__ = ["Example", "Labelled", "batches", "draw_checks", "encode_examples", "load_mixture", "paired_batches"]
 
 _SLOT = "[INSERT PROMPT HERE]"
 _FEWEST_MALICIOUS = 3
@@ -127,6 +128,15 @@ def batches(examples: Sequence[Example], rows: int, seed: int, epoch: int) -> It
         groups += [near[i : i + rows] for i in range(0, len(near), rows)]
     rng.shuffle(groups)
     yield from ([examples[index] for index in group] for group in groups)
+
+
+def paired_batches(
+    kinds: tuple[Sequence[Example], Sequence[Example]], sizes: tuple[int, int], seed: int, epoch: int
+) -> Iterator[list[Example]]:
+    """Yield one epoch's steps of `sizes` rows of each kind, as long as there are any."""
+    apart = (batches(own, size, seed, epoch) for own, size in zip(kinds, sizes, strict=True))
+    for first, second in zip_longest(*apart, fillvalue=[]):
+        yield [*first, *second]
 
 
 def _part(part: MixturePart, config: AlignConfig, data_dir: str | None) -> list[Record]:

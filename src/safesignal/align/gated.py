@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
-import torch
 from torch import Tensor, nn
 
 from safesignal.align.config import AlignConfig
-from safesignal.align.evaluate import Metrics, read_scores, validate
+from safesignal.align.evaluate import Metrics, cls_loss, read_scores, validate
 from safesignal.align.examples import Example, batches, draw_checks, encode_examples
 from safesignal.align.parallel import put_back
-from safesignal.align.recipe import Finished, Rows
-from safesignal.align.thresholds import choose_thresholds
+from safesignal.align.recipe import Finished, Loading, Rows
+from safesignal.align.thresholds import choose_thresholds, round_to_half
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record
 from safesignal.modeling.model import SafeSignalModel
@@ -37,8 +36,7 @@ class _Step(nn.Module):
 
     def forward(self, batch: Sequence[Example], epoch: int) -> dict[str, Tensor]:
         scores, targets, _ = read_scores(self.model, batch, self.config, epoch)
-        smoothing = 2 * self.config.label_smoothing
-        return {"cls": nn.functional.cross_entropy(scores, targets, label_smoothing=smoothing, reduction="sum")}
+        return {"cls": cls_loss(scores, targets, self.config)}
 
 
 class GatedRecipe:
@@ -52,26 +50,9 @@ class GatedRecipe:
         model.forward_signal.adapter.float().requires_grad_(True)
 
     @classmethod
-    def from_base(
-        cls,
-        model: str,
-        config: AlignConfig,
-        signal: SignalConfig,
-        *,
-        dtype: torch.dtype | str = "auto",
-        device_map: str | dict[str, Any] | None = None,
-        chat_template: str | None = None,
-    ) -> Self:
+    def from_base(cls, model: str, config: AlignConfig, signal: SignalConfig, **how: Unpack[Loading]) -> Self:
         """Put an untrained signal, drawn with the run's seed, into a base model."""
-        own = SafeSignalModel.from_base(
-            model,
-            config=signal,
-            seed=config.seed,
-            dtype=dtype,
-            device_map=device_map,
-            chat_template=chat_template,
-        )
-        return cls(own, config)
+        return cls(SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how), config)
 
     def identity(self) -> dict[str, Any]:
         """Return the signal without its thresholds, and the base."""
@@ -116,10 +97,8 @@ class GatedRecipe:
 
     def finish(self, rows: Rows, log: Callable[[str], None]) -> Finished:
         """Round the adapter to half precision, which it is saved in, and calibrate its thresholds there."""
-        adapter = self.model.forward_signal.adapter
-        for parameter in adapter.parameters():
-            parameter.data = parameter.data.to(torch.float16).to(parameter.dtype)
-        adapter.requires_grad_(False)
+        round_to_half(self.model)
+        self.model.forward_signal.adapter.requires_grad_(False)
         self.model.trained_signal = True
         metrics = self.validate(rows.val)
         log(f"saved weights: {metrics.as_dict()}")

@@ -11,23 +11,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from safesignal.align.answers import encode_answers
 from safesignal.align.config import AlignConfig
-from safesignal.align.evaluate import Metrics, metrics_of
-from safesignal.align.examples import Example, Labelled, batches, draw_checks, encode_examples
+from safesignal.align.evaluate import VALIDATION_EPOCH, Metrics, cls_loss, metrics_of
+from safesignal.align.examples import Example, Labelled, batches, draw_checks, encode_examples, paired_batches
 from safesignal.align.lm import LmFigures, Supervised, checkpointing, summed_losses
 from safesignal.align.parallel import whole
-from safesignal.align.recipe import Finished, Rows
+from safesignal.align.recipe import Finished, Loading, Rows
 from safesignal.align.sft import SftRecipe
-from safesignal.align.thresholds import choose_thresholds
+from safesignal.align.thresholds import choose_thresholds, round_to_half
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record
 from safesignal.errors import AdapterError, UsageError
@@ -37,8 +35,6 @@ from safesignal.modeling.peft_format import merge_pairs
 from safesignal.modeling.tuned import Tuned
 
 __all__ = ["JointFigures", "JointRecipe", "Losses"]
-
-_VALIDATION_EPOCH = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +93,7 @@ class _Step(nn.Module):
         recipe = self._recipe
         with checkpointing(recipe.base, on=recipe.config.activation_checkpointing and torch.is_grad_enabled()):
             found = recipe.read(batch, epoch)
-        smoothing = 2 * recipe.config.label_smoothing
-        cls = nn.functional.cross_entropy(found.scores, found.targets, label_smoothing=smoothing, reduction="sum")
-        return {"lm": found.lm, "cls": cls}
+        return {"lm": found.lm, "cls": cls_loss(found.scores, found.targets, recipe.config)}
 
 
 class JointRecipe(SftRecipe):
@@ -125,30 +119,11 @@ class JointRecipe(SftRecipe):
         model.forward_signal.adapter.float().requires_grad_(True)
 
     @classmethod
-    def from_base(
-        cls,
-        model: str,
-        config: AlignConfig,
-        signal: SignalConfig,
-        *,
-        dtype: torch.dtype | str = "auto",
-        device_map: str | dict[str, Any] | None = None,
-        chat_template: str | None = None,
-    ) -> Self:
+    def from_base(cls, model: str, config: AlignConfig, signal: SignalConfig, **how: Unpack[Loading]) -> Self:
         """Put an untrained signal into a base model, or go on from a finished pretraining run (`config.start`)."""
         if not config.start:
-            own = SafeSignalModel.from_base(
-                model,
-                config=signal,
-                seed=config.seed,
-                dtype=dtype,
-                device_map=device_map,
-                chat_template=chat_template,
-            )
-            return cls(own, config)
-        own = SafeSignalModel.from_pretrained(
-            config.start, base=model, dtype=dtype, device_map=device_map, chat_template=chat_template
-        )
+            return cls(SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how), config)
+        own = SafeSignalModel.from_pretrained(config.start, base=model, **how)
         if own.config.recipe != "joint":
             raise AdapterError(
                 f"align.start = {config.start} holds a {own.config.recipe} adapter. Expected a pretraining run's.",
@@ -186,12 +161,7 @@ class JointRecipe(SftRecipe):
             yield from batches(examples, rows, self.config.seed, epoch)
             return
         share = min(max(1, round(rows * len(malicious) / len(examples))), rows - 1)
-        kinds = (
-            batches(malicious, share, self.config.seed, epoch),
-            batches(benign, rows - share, self.config.seed, epoch),
-        )
-        for parts in zip_longest(*kinds):
-            yield [example for part in parts for example in part or ()]
+        yield from paired_batches((malicious, benign), (share, rows - share), self.config.seed, epoch)
 
     def supervised(self, example: Example, epoch: int) -> Supervised:
         """Return what is read and what of it is learnt: the answer, end token included; nothing of a harmful one."""
@@ -256,8 +226,8 @@ class JointRecipe(SftRecipe):
     def validate(self, examples: Sequence[Example]) -> JointFigures:  # type: ignore[override]
         """Measure both terms, on checks that are drawn once and for all."""
         ordered, size = sorted(examples, key=lambda example: len(example.encoded.ids)), self.config.batch_size
-        parts = [self.read(ordered[i : i + size], _VALIDATION_EPOCH) for i in range(0, len(ordered), size)]
-        n = self.counts(ordered, _VALIDATION_EPOCH)["lm"]
+        parts = [self.read(ordered[i : i + size], VALIDATION_EPOCH) for i in range(0, len(ordered), size)]
+        n = self.counts(ordered, VALIDATION_EPOCH)["lm"]
         lm = LmFigures(sum(float(part.lm) for part in parts) / max(1, n), n)
         scores, targets, query = (
             torch.cat([getattr(part, name).cpu() for part in parts]) for name in ("scores", "targets", "query")
@@ -282,13 +252,11 @@ class JointRecipe(SftRecipe):
     @torch.no_grad()
     def settle(self) -> None:
         """Round the signal to half precision and the model to its own, and merge the LoRA as loading does."""
-        adapter = self.model.forward_signal.adapter
-        if not self._sharded():
-            for parameter in adapter.parameters():
-                parameter.data = parameter.data.to(torch.float16).to(parameter.dtype)
+        if not self.sharded():
+            round_to_half(self.model)
         self.model.trained_signal = True
         if self.lora is None:
-            if not self._sharded():
+            if not self.sharded():
                 self.base.to(self._saved_dtype)  # type: ignore[arg-type]
             own = Tuned(None)
         else:
@@ -302,16 +270,13 @@ class JointRecipe(SftRecipe):
             own = Tuned(pairs)
         self.model.tuned = own.after(self._first)
         self.base.requires_grad_(False)
-        adapter.requires_grad_(False)
+        self.model.forward_signal.adapter.requires_grad_(False)
 
     def save(self, folder: Path, record: Mapping[str, Any], *, write: bool = True) -> None:
         """Write the adapter folder, the tuned language model in its `lm/`."""
         self.model.training_record = dict(record)
         signal, lm = None, None
-        if self._sharded():
+        if self.sharded():
             signal, lm = whole(self.model.forward_signal.adapter.state_dict()), whole(self.base.state_dict())
         if write:
             self.model.save_pretrained(folder, signal=signal, lm=lm)
-
-    def _sharded(self) -> bool:
-        return self.config.shard or any(isinstance(parameter, DTensor) for parameter in self.parameters())

@@ -24,7 +24,8 @@ __all__ = ["REQUEST", "FileLabels", "GuardLabels", "Labeller", "OwnLabels", "lab
 REQUEST = "Write a passage of text."
 """What a piece is put to a guard as the answer to."""
 
-_LABELS = {"yes": "malicious", "no": "benign"}
+_VERDICTS: dict[str, JudgeVerdict] = {"malicious": "yes", "benign": "no"}
+_LABELS = {verdict: label for label, verdict in _VERDICTS.items()}
 
 
 class Labeller(Protocol):
@@ -76,12 +77,11 @@ class FileLabels:
     def __init__(self, path: str | Path) -> None:
         self.name = f"file:{Path(path).name}"
         self.fingerprint = ""
-        verdicts: dict[str, JudgeVerdict] = {"malicious": "yes", "benign": "no"}
         self._said: dict[str, JudgeVerdict] = {}
         for line, row in read_jsonl(path):
-            if row.get("label") not in verdicts:
+            if row.get("label") not in _VERDICTS:
                 raise DataError(f"{path}, line {line}: `label` is {row.get('label')!r}. Expected benign or malicious.")
-            self._said[str(row.get("id"))] = verdicts[row["label"]]
+            self._said[str(row.get("id"))] = _VERDICTS[row["label"]]
 
     def __call__(self, pieces: Sequence[Piece]) -> list[Judgement]:
         """Look the pieces up; one that the file does not name is unknown."""
@@ -106,7 +106,7 @@ class OwnLabels:
 
     def __call__(self, pieces: Sequence[Piece]) -> list[Judgement]:
         """Read the pieces' labels."""
-        known: dict[str, JudgeVerdict] = {"benign": "no", "refusal": "no", "malicious": "yes"}
+        known: dict[str, JudgeVerdict] = {**_VERDICTS, "refusal": "no"}
         return [Judgement(known.get(piece.label, "unknown"), "field") for piece in pieces]
 
 

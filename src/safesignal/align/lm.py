@@ -45,13 +45,18 @@ class LmFigures:
     loss: float
     n: int
 
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), kept finite."""
+        return math.exp(min(self.loss, 50.0))
+
     def as_dict(self) -> dict[str, float | None]:
         """Return plain values, rounded for a file."""
-        return {"loss": round(self.loss, 5), "perplexity": round(math.exp(min(self.loss, 50.0)), 3), "n": self.n}
+        return {"loss": round(self.loss, 5), "perplexity": round(self.perplexity, 3), "n": self.n}
 
     def __str__(self) -> str:
         """Return the line that a user reads while a run goes on."""
-        return f"validation loss {self.loss:.3f}  perplexity {math.exp(min(self.loss, 50.0)):.2f}"
+        return f"validation loss {self.loss:.3f}  perplexity {self.perplexity:.2f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,19 +19,13 @@ from safesignal.align.config import AlignConfig
 from safesignal.align.lm import decoder_layers
 from safesignal.errors import UsageError
 from safesignal.modeling.families import linear_shape
+from safesignal.nn.lora import LowRank
 
 __all__ = ["LoRA", "LoRASet"]
 
 
-class LoRA(nn.Module):
-    """A low-rank delta for one linear layer; zero until trained."""
-
-    def __init__(self, in_features: int, out_features: int, rank: int, alpha: float) -> None:
-        super().__init__()
-        self.scale = alpha / rank
-        self.down_RI = nn.Parameter(torch.empty(rank, in_features))
-        self.up_OR = nn.Parameter(torch.zeros(out_features, rank))
-        nn.init.kaiming_uniform_(self.down_RI, a=5**0.5)
+class LoRA(LowRank):
+    """A low-rank delta for one linear layer, on every row."""
 
     def hook(self, layer: nn.Module, args: tuple[Tensor, ...], output_BTO: Tensor) -> Tensor:
         """Add `scale * up(down(x))` to the layer's output; a forward hook in torch's sense."""

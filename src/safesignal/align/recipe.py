@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,15 @@ from safesignal.align.examples import Example
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record
 
-__all__ = ["Figures", "Finished", "Recipe", "Rows", "weigh"]
+__all__ = ["Figures", "Finished", "Loading", "Recipe", "Rows", "weigh"]
+
+
+class Loading(TypedDict, total=False):
+    """How a base model is loaded; what is left out takes the defaults of :meth:`SafeSignalModel.from_base`."""
+
+    dtype: torch.dtype | str
+    device_map: str | dict[str, Any] | None
+    chat_template: str | None
 
 
 class Figures(Protocol):
@@ -82,16 +90,7 @@ class Recipe(Protocol):
     weights: Mapping[str, float]
 
     @classmethod
-    def from_base(
-        cls,
-        model: str,
-        config: AlignConfig,
-        signal: SignalConfig,
-        *,
-        dtype: torch.dtype | str = "auto",
-        device_map: str | dict[str, Any] | None = None,
-        chat_template: str | None = None,
-    ) -> Self:
+    def from_base(cls, model: str, config: AlignConfig, signal: SignalConfig, **how: Unpack[Loading]) -> Self:
         """Load the base model by alias, folder or hub id, and put in it what will be trained."""
         ...
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +17,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safesignal.align.answers import encode_answers
 from safesignal.align.config import AlignConfig
+from safesignal.align.evaluate import VALIDATION_EPOCH
 from safesignal.align.examples import Example, batches
 from safesignal.align.lm import LmFigures, Supervised, answer_losses, checkpointing, decoder_layers, prepare_base
 from safesignal.align.lora import LoRASet
 from safesignal.align.parallel import put_back, whole
-from safesignal.align.recipe import Finished, Rows
+from safesignal.align.recipe import Finished, Loading, Rows
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record
 from safesignal.errors import UsageError
 from safesignal.files import write_json
 from safesignal.modeling.adapter_io import identify
-from safesignal.modeling.chat import TEMPLATES
 from safesignal.modeling.peft_format import save_lora
 from safesignal.modeling.zoo import load_base
 
 __all__ = ["SftRecipe"]
-
-_VALIDATION_EPOCH = -1
 
 
 class _Step(nn.Module):
@@ -79,23 +77,12 @@ class SftRecipe:
         self.lora = LoRASet(base, config).to(base.device) if config.tuning == "lora" else None
 
     @classmethod
-    def from_base(
-        cls,
-        model: str,
-        config: AlignConfig,
-        signal: SignalConfig,
-        *,
-        dtype: torch.dtype | str = "auto",
-        device_map: str | dict[str, Any] | None = None,
-        chat_template: str | None = None,
-    ) -> Self:
+    def from_base(cls, model: str, config: AlignConfig, signal: SignalConfig, **how: Unpack[Loading]) -> Self:
         """Load the base; the signal's settings have no part in this recipe."""
         del signal
-        base, tokenizer = load_base(model, dtype=dtype, device_map=device_map)
-        if chat_template is not None:
-            tokenizer.chat_template = TEMPLATES.get(chat_template, chat_template)
+        base, tokenizer = load_base(model, **how)
         # An alias stays one: it means the same on another machine, the folder it is converted to does not.
-        return cls(base, tokenizer, config, str(Path(model).resolve()) if Path(model).is_dir() else model)
+        return cls(base, tokenizer, config, model)
 
     def identity(self) -> dict[str, Any]:
         """Return the base."""
@@ -126,6 +113,10 @@ class SftRecipe:
             found[self.term(example)] += self.supervised(example, epoch).count
         return found
 
+    def sharded(self) -> bool:
+        """Tell whether the trained tensors are split over processes."""
+        return self.config.shard or any(isinstance(parameter, DTensor) for parameter in self.parameters())
+
     def module(self) -> nn.Module:
         """Return the summed loss of one batch as a module."""
         return _Step(self)
@@ -142,7 +133,7 @@ class SftRecipe:
     def validate(self, examples: Sequence[Example]) -> LmFigures:
         """Measure the mean loss over answer tokens, all terms alike."""
         ordered = sorted(examples, key=lambda example: len(example.encoded.ids))
-        rows = [self.supervised(example, _VALIDATION_EPOCH) for example in ordered]
+        rows = [self.supervised(example, VALIDATION_EPOCH) for example in ordered]
         size = self.config.batch_size
         total = sum(float(answer_losses(self.base, rows[i : i + size]).sum()) for i in range(0, len(rows), size))
         n = sum(row.count for row in rows)
@@ -168,8 +159,7 @@ class SftRecipe:
         Raises:
             UsageError: If the folder cannot be written.
         """
-        sharded = any(isinstance(parameter, DTensor) for parameter in self.parameters())
-        state = whole(self.base.state_dict()) if sharded else None
+        state = whole(self.base.state_dict()) if self.sharded() else None
         if not write:
             return
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from safesignal.align.calibrate import calibrate
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example
@@ -16,7 +18,13 @@ from safesignal.errors import DataError
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 
-__all__ = ["calibration_answers", "check_jobs", "choose_thresholds"]
+__all__ = ["calibration_answers", "check_jobs", "choose_thresholds", "round_to_half"]
+
+
+def round_to_half(model: SafeSignalModel) -> None:
+    """Bring the adapter to the precision it is saved in, so that thresholds are calibrated on what will be loaded."""
+    for parameter in model.forward_signal.adapter.parameters():
+        parameter.data = parameter.data.to(torch.float16).to(parameter.dtype)
 
 
 def choose_thresholds(model: SafeSignalModel, rows: Rows, metrics: Figures, config: AlignConfig) -> Finished:

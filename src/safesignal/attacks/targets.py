@@ -23,7 +23,7 @@ from safesignal.attacks.white_box import answer_losses, embedding_gradient
 from safesignal.config import SignalConfig
 from safesignal.errors import ModelError, UsageError
 from safesignal.modeling.adapter_io import identify
-from safesignal.modeling.chat import TEMPLATES, Encoded, encode_chat
+from safesignal.modeling.chat import Encoded, encode_chat
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Answer
 from safesignal.modeling.zoo import load_base
@@ -283,9 +283,7 @@ def plain_target(
     Raises:
         ModelError: If no model is found there.
     """
-    base, tokenizer = load_base(name, dtype=dtype, device_map=device_map)
-    if chat_template is not None:
-        tokenizer.chat_template = TEMPLATES.get(chat_template, chat_template)
+    base, tokenizer = load_base(name, dtype=dtype, device_map=device_map, chat_template=chat_template)
     try:
         return PlainTarget(SafeSignalModel(base, tokenizer, SignalConfig(), name))
     except ModelError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from safesignal.cli.arguments import option, require_at_least_one, together
 from safesignal.cli.console import note, progress, quiet_libraries, waiting
+from safesignal.data.mixture import LICENCES
 from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ class TextOptions:
     field: Annotated[str, option("field", "Field or column that holds the text.", _TEXT)] = "text"
     piece_chars: Annotated[int, option("piece_chars", "Most characters of a piece.", _TEXT)] = 1600
     limit: Annotated[int | None, option("limit", "Most pieces, those labelled before included.", _TEXT)] = None
-    licence: Annotated[
-        str, option("licence", "Of the text: permissive, sharealike, noncommercial, unstated.", _TEXT)
-    ] = "unstated"
+    licence: Annotated[str, option("licence", f"Of the text: {', '.join(LICENCES)}.", _TEXT)] = "unstated"
 
     def check(self) -> None:
         """Raise unless there is one source and something to cut."""
@@ -47,9 +46,8 @@ class TextOptions:
             raise UsageError(f"there is no file `{self.input}`. Expected a text or JSONL file.")
         require_at_least_one(self.piece_chars, "piece_chars")
         require_at_least_one(1 if self.limit is None else self.limit, "limit")
-        licences = ("permissive", "sharealike", "noncommercial", "unstated")
-        if self.licence not in licences:
-            raise UsageError(f"licence is `{self.licence}`. Expected one of {', '.join(licences)}.")
+        if self.licence not in LICENCES:
+            raise UsageError(f"licence is `{self.licence}`. Expected one of {', '.join(LICENCES)}.")
 
     def documents(self, label_field: str) -> Iterator[Document]:
         """Return the documents as a stream, with their own labels where they are wanted."""

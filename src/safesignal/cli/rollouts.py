@@ -10,6 +10,7 @@ from safesignal.cli.arguments import option, require_at_least_one, together
 from safesignal.cli.console import note, progress
 from safesignal.cli.options import BaseOptions
 from safesignal.data.jsonl import Writer
+from safesignal.data.mixture import LICENCES
 from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["rollouts"]
 
 _IO = "Input and output"
-_LICENCES = ("permissive", "sharealike", "noncommercial", "unstated")
 
 
 def rollouts(
@@ -28,7 +28,7 @@ def rollouts(
     data_dir: Annotated[str | None, option("data_dir", "Folder of the training sets.", _IO, show_default="hub")] = None,
     licence: Annotated[
         list[str] | None,
-        option("licence", f"Take rows of this licence only ({', '.join(_LICENCES)}); repeat for more.", _IO),
+        option("licence", f"Take rows of this licence only ({', '.join(LICENCES)}); repeat for more.", _IO),
     ] = None,
     input: Annotated[
         str | None, option("input", "Your own prompts instead: JSONL with prompt, prompt_label, prefill.", _IO)
@@ -65,9 +65,9 @@ def _check(plan: str | None, input_path: str | None, licences: list[str]) -> Non
             "Expected one of the two.",
             hint="`--plan recipes/smollm2.toml --data_dir ../shared/data` is what the shipped adapter was made from",
         )
-    unknown = [name for name in licences if name not in _LICENCES]
+    unknown = [name for name in licences if name not in LICENCES]
     if unknown:
-        raise UsageError(f"licence is {', '.join(f'`{u}`' for u in unknown)}. Expected some of {', '.join(_LICENCES)}.")
+        raise UsageError(f"licence is {', '.join(f'`{u}`' for u in unknown)}. Expected some of {', '.join(LICENCES)}.")
 
 
 def _tasks(

@@ -13,8 +13,19 @@ from collections.abc import Iterable, Mapping
 from safesignal.data.records import Record
 from safesignal.errors import UsageError
 
-__all__ = ["SHIPPABLE", "filter_licence", "normalise", "prompt_key", "quotas", "split_by_prompt", "text_key"]
+__all__ = [
+    "LICENCES",
+    "SHIPPABLE",
+    "filter_licence",
+    "normalise",
+    "prompt_key",
+    "quotas",
+    "split_by_prompt",
+    "text_key",
+]
 
+LICENCES = ("permissive", "sharealike", "noncommercial", "unstated")
+"""What a row may say of its licence."""
 SHIPPABLE = frozenset({"permissive", "sharealike"})
 """Licences whose rows may train what ships in the package."""
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from safesignal.errors import TemplateError, UsageError
 from safesignal.types import Role, Span
 
-__all__ = ["TEMPLATES", "Encoded", "Message", "encode_chat", "template_hash"]
+__all__ = ["TEMPLATES", "Encoded", "Message", "choose_template", "encode_chat", "template_hash"]
 
 Message = Mapping[str, str]
 
@@ -36,6 +36,12 @@ TEMPLATES = {
 _ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
 _MARKER = "\ue000{}\ue001"
 _MARKERS = re.compile("\ue000(\\d+)\ue001")
+
+
+def choose_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
+    """Set a built-in template, by name, or a Jinja text, in place; None leaves the tokenizer's own."""
+    if template is not None:
+        tokenizer.chat_template = TEMPLATES.get(template, template)
 
 
 @dataclass(frozen=True, slots=True)

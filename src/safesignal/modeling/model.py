@@ -22,7 +22,7 @@ from safesignal.modeling.adapter_io import (
     save_adapter,
     weights_hash,
 )
-from safesignal.modeling.chat import TEMPLATES, Encoded, encode_chat
+from safesignal.modeling.chat import Encoded, choose_template, encode_chat
 from safesignal.modeling.decode import DecodeSettings, decode
 from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.inputs import Conversation, as_batch, from_tensors, lay_out, to_tensors
@@ -98,8 +98,7 @@ class SafeSignalModel(nn.Module):
             raise UsageError("`from_base` got a loaded model and no tokenizer. Expected both.")
         else:
             base = model
-        if chat_template is not None:
-            tokenizer.chat_template = TEMPLATES.get(chat_template, chat_template)
+        choose_template(tokenizer, chat_template)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             own = cls(base, tokenizer, config or SignalConfig(), model if isinstance(model, str) else "")

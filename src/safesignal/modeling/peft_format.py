@@ -66,12 +66,12 @@ def save_lora(
         pairs: By layer, down (R, I) and up (O, R).
         alpha: LoRA scale; the delta is `alpha / R * up @ down`.
     """
-    layers = dict(base.named_modules())
+    layers, found = dict(base.named_modules()), Path(name)
     rank = next(iter(pairs.values()))[0].shape[0]
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": name,
+        "base_model_name_or_path": str(found.resolve()) if found.is_dir() else name,  # found from anywhere
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,

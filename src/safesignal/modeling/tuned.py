@@ -105,8 +105,6 @@ def save_tuned(
     try:
         if tuned.pairs is not None:
             pairs = _same_rank(tuned.pairs)
-            found = Path(name)
-            name = str(found.resolve()) if found.is_dir() else name  # a LoRA finds its base from anywhere
             save_lora(folder, base, name, pairs, alpha=float(next(iter(pairs.values()))[0].shape[0]))
         else:
             base.save_pretrained(folder, state_dict=state)

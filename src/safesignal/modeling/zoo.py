@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as hf_logging
 
 from safesignal.errors import ModelError, UsageError
+from safesignal.modeling.chat import choose_template
 from safesignal.modeling.peft_format import merge_lora, peft_config
 
 __all__ = ["ALIASES", "Alias", "cache_dir", "load_base", "load_tokenizer", "resolve"]
@@ -77,7 +78,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_base(
-    name: str, *, dtype: torch.dtype | str = "auto", device_map: str | dict[str, Any] | None = None
+    name: str,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    chat_template: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a base model and its tokenizer by alias, path or hub id.
 
@@ -86,6 +91,7 @@ def load_base(
             tokenizer, which is merged into the base that it names.
         dtype: Weights' dtype; "auto" takes the checkpoint's.
         device_map: Passed on to transformers; None loads on the CPU.
+        chat_template: As in :func:`safesignal.modeling.chat.choose_template`.
 
     Returns:
         The model in eval mode with gradients off, and its tokenizer.
@@ -93,20 +99,20 @@ def load_base(
     Raises:
         ModelError: If nothing is found there, or it is no causal language model.
     """
-    tokenizer = load_tokenizer(name)
-    if (lora := peft_config(resolve(name))) is not None:
+    tokenizer, place = load_tokenizer(name), resolve(name)
+    if (lora := peft_config(place)) is not None:
         model, _ = load_base(str(lora["base_model_name_or_path"]), dtype=dtype, device_map=device_map)
-        merge_lora(model, resolve(name), lora)
+        merge_lora(model, place, lora)
+        choose_template(tokenizer, chat_template)
         return model, tokenizer
     try:
-        model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype, device_map=device_map)
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, device_map=device_map)
     except (OSError, ValueError, KeyError) as error:
         raise _not_found(name, error) from error
     alias = ALIASES.get(name)
-    if alias is not None and alias.chat_template and not tokenizer.chat_template:
-        from safesignal.modeling.chat import TEMPLATES
-
-        tokenizer.chat_template = TEMPLATES[alias.chat_template]
+    if alias is not None and not tokenizer.chat_template:
+        choose_template(tokenizer, alias.chat_template)
+    choose_template(tokenizer, chat_template)
     return model.eval().requires_grad_(False), tokenizer
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safesignal.errors import SignalMaskError
+from safesignal.nn.lora import LowRank
 
 __all__ = ["GatedLoRA", "SignalGate"]
 
@@ -48,7 +49,7 @@ class SignalGate:
             self.rows, self.width = 0, 0
 
 
-class GatedLoRA(nn.Module):
+class GatedLoRA(LowRank):
     """A LoRA delta for one frozen linear layer, added on safety rows only.
 
     Registered as a forward hook, so the base module is neither copied nor renamed. With the gate closed the hook
@@ -56,12 +57,8 @@ class GatedLoRA(nn.Module):
     """
 
     def __init__(self, gate: SignalGate, in_features: int, out_features: int, rank: int, alpha: float) -> None:
-        super().__init__()
+        super().__init__(in_features, out_features, rank, alpha)
         self.gate = gate
-        self.scale = alpha / rank
-        self.down_RI = nn.Parameter(torch.empty(rank, in_features))
-        self.up_OR = nn.Parameter(torch.zeros(out_features, rank))
-        nn.init.kaiming_uniform_(self.down_RI, a=5**0.5)
 
     def delta(self, x_BKI: Tensor) -> Tensor:
         """Return the low-rank update ``scale * up(down(x))``, (B, K, O) in the dtype of `x_BKI`."""

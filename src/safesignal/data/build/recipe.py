@@ -15,7 +15,7 @@ import yaml
 
 from safesignal.data.build.form import KEYS, LENGTH_BINS
 from safesignal.data.build.variants import KINDS
-from safesignal.data.mixture import SHIPPABLE
+from safesignal.data.mixture import LICENCES, SHIPPABLE
 from safesignal.data.records import PromptLabel
 from safesignal.data.sources import SOURCES
 from safesignal.errors import UsageError
@@ -23,7 +23,6 @@ from safesignal.problems import problems_in
 
 __all__ = ["Holdout", "Matching", "Noise", "Part", "Recipe", "Wrapping", "load_recipe"]
 
-_LICENCES = ("permissive", "sharealike", "noncommercial", "unstated")
 _LABELS: tuple[str, ...] = get_args(PromptLabel)
 
 
@@ -219,7 +218,7 @@ _FIELDS: dict[str, dict[str, _Check]] = {
     "recipe": {
         "name": _TEXT,
         "seed": (_is_count, "an integer of at least 0"),
-        "licences": _some_of(_LICENCES),
+        "licences": _some_of(LICENCES),
         "total": _ONE_OR_MORE,
         "eval_jaccard": (lambda v: v is None or (_is_number(v) and 0 < v <= 1), "a number in (0, 1], or null"),
         "near_duplicate": (lambda v: _is_number(v) and 0.5 <= v <= 1, "a number in [0.5, 1]"),

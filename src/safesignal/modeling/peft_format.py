@@ -71,7 +71,7 @@ def save_lora(
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(found.resolve()) if found.is_dir() else name,  # found from anywhere
+        "base_model_name_or_path": str(found.resolve()) if name and found.is_dir() else name,  # found from anywhere
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,

@@ -53,6 +53,8 @@ class AlignConfig:
     """Of the forward pass; `bf16` is autocast, trained weights and their moments stay in fp32."""
     activation_checkpointing: bool = False
     """Compute activations anew in the backward pass: less memory, about a third more time. `gated` keeps none."""
+    text_store: bool = False
+    """`gated`: read every text once and keep its keys and values on disk, in half precision, for later passes."""
     shard: bool = False
     """Split weights, gradients and moments over the processes (`fully_shard`); for `tuning = "full"`."""
     tuning: Literal["lora", "full"] = "lora"
@@ -125,6 +127,7 @@ class AlignConfig:
             ("precision", self.precision in ("fp32", "bf16"), "`fp32` or `bf16`"),
             ("tuning", self.tuning in ("lora", "full"), "`lora` or `full`"),
             ("shard", not self.shard or (self.tuning == "full" and self.recipe != "gated"), "off but for full tuning"),
+            ("text_store", not self.text_store or self.recipe == "gated", "off but for the gated recipe"),
             ("lora_rank", self.lora_rank >= 1, "at least 1"),
             ("lora_alpha", self.lora_alpha > 0, "above 0"),
             ("lambda_cls", self.lambda_cls >= 0, "at least 0"),

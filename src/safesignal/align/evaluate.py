@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -11,11 +11,14 @@ from torch import Tensor
 
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, draw_checks
+from safesignal.modeling.cache import TextState
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.stats import roc_auc
 
-__all__ = ["VALIDATION_EPOCH", "Metrics", "cls_loss", "metrics_of", "read_scores", "validate"]
+__all__ = ["VALIDATION_EPOCH", "Metrics", "ReadTexts", "cls_loss", "metrics_of", "read_scores", "validate"]
 
+ReadTexts = Callable[[Sequence[Example]], TextState]
+"""Lets the base model read the texts of a batch, or finds what it made of them (`align/text_store.py`)."""
 VALIDATION_EPOCH = -1
 """Validation spans are drawn once and for all, with a key no training epoch has."""
 
@@ -53,7 +56,7 @@ class Metrics:
 
 
 def read_scores(
-    model: SafeSignalModel, batch: Sequence[Example], config: AlignConfig, epoch: int
+    model: SafeSignalModel, batch: Sequence[Example], config: AlignConfig, epoch: int, read_texts: ReadTexts
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one batch: the text once without gradients, then its safety rows with them.
 
@@ -66,12 +69,7 @@ def read_scores(
         [forward.sight(example.encoded.ranges(check.span)) for check in checks]
         for example, checks in zip(batch, drawn, strict=True)
     ]
-    state = forward.new_state(len(batch))
-    ids = [list(example.encoded.ids) for example in batch]
-    with torch.no_grad():
-        forward.feed(state, ids, [[] for _ in batch])
-    state.advance([len(row) for row in ids])
-    scores_BK2 = forward.read(state, sights)
+    scores_BK2 = forward.read(read_texts(batch), sights)
     rows = [(b, k) for b, checks in enumerate(drawn) for k in range(len(checks))]
     index = torch.tensor(rows, device=scores_BK2.device)
     flat = [check for checks in drawn for check in checks]
@@ -86,11 +84,13 @@ def cls_loss(scores: Tensor, targets: Tensor, config: AlignConfig) -> Tensor:
 
 
 @torch.no_grad()
-def validate(model: SafeSignalModel, examples: Sequence[Example], config: AlignConfig) -> Metrics:
+def validate(
+    model: SafeSignalModel, examples: Sequence[Example], config: AlignConfig, read_texts: ReadTexts
+) -> Metrics:
     """Measure the signal on validation examples."""
     ordered = sorted(examples, key=lambda example: len(example.encoded.ids))
     parts = [
-        read_scores(model, ordered[i : i + config.batch_size], config, VALIDATION_EPOCH)
+        read_scores(model, ordered[i : i + config.batch_size], config, VALIDATION_EPOCH, read_texts)
         for i in range(0, len(ordered), config.batch_size)
     ]
     scores, targets, query = (torch.cat([part[i].cpu() for part in parts]) for i in range(3))

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 from torch import Tensor, nn
 
 from safesignal.align.config import AlignConfig
-from safesignal.align.evaluate import Metrics, cls_loss, read_scores, validate
+from safesignal.align.evaluate import Metrics, ReadTexts, cls_loss, read_scores, validate
 from safesignal.align.examples import Example, batches, draw_checks, encode_examples
 from safesignal.align.parallel import put_back
 from safesignal.align.recipe import Finished, Loading, Rows
+from safesignal.align.text_store import TextStore, read_texts
 from safesignal.align.thresholds import choose_thresholds, round_to_half
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record
@@ -29,14 +31,15 @@ __all__ = ["GatedRecipe"]
 class _Step(nn.Module):
     """The loss of one batch as a module, which is what data parallel wraps."""
 
-    def __init__(self, model: SafeSignalModel, config: AlignConfig) -> None:
+    def __init__(self, recipe: GatedRecipe) -> None:
         super().__init__()
-        self.model = model
-        self.config = config
+        self.model = recipe.model
+        self.recipe = recipe
 
     def forward(self, batch: Sequence[Example], epoch: int) -> dict[str, Tensor]:
-        scores, targets, _ = read_scores(self.model, batch, self.config, epoch)
-        return {"cls": cls_loss(scores, targets, self.config)}
+        config = self.recipe.config
+        scores, targets, _ = read_scores(self.model, batch, config, epoch, self.recipe.read_texts)
+        return {"cls": cls_loss(scores, targets, config)}
 
 
 class GatedRecipe:
@@ -47,6 +50,7 @@ class GatedRecipe:
     def __init__(self, model: SafeSignalModel, config: AlignConfig) -> None:
         self.model = model
         self.config = config
+        self.read_texts: ReadTexts = partial(read_texts, model.forward_signal)
         model.forward_signal.adapter.float().requires_grad_(True)
 
     @classmethod
@@ -63,6 +67,12 @@ class GatedRecipe:
         """Encode rows with a label of the prompt or of the answer."""
         return encode_examples(self.model, records, self.config)
 
+    def prepare(self, examples: Sequence[Example], folder: Path) -> None:
+        """Open the store of what the base makes of the texts, where the settings ask for one."""
+        if self.config.text_store:
+            base = asdict(self.model.identity())
+            self.read_texts = TextStore(self.model.forward_signal, base, examples, folder).read
+
     def batches(self, examples: Sequence[Example], rows: int, epoch: int) -> Iterator[list[Example]]:
         """Yield shuffled steps of rows of similar length."""
         return batches(examples, rows, self.config.seed, epoch)
@@ -73,7 +83,7 @@ class GatedRecipe:
 
     def module(self) -> nn.Module:
         """Return the summed loss of one batch as a module."""
-        return _Step(self.model, self.config)
+        return _Step(self)
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return nothing: a frozen base is not sharded."""
@@ -85,7 +95,7 @@ class GatedRecipe:
 
     def validate(self, examples: Sequence[Example]) -> Metrics:
         """Measure the signal on checks that are drawn once and for all."""
-        return validate(self.model, examples, self.config)
+        return validate(self.model, examples, self.config, self.read_texts)
 
     def state(self) -> dict[str, Tensor]:
         """Return the adapter's tensors."""
@@ -100,7 +110,7 @@ class GatedRecipe:
         round_to_half(self.model)
         self.model.forward_signal.adapter.requires_grad_(False)
         self.model.trained_signal = True
-        metrics = self.validate(rows.val)
+        metrics = validate(self.model, rows.val, self.config, partial(read_texts, self.model.forward_signal))
         log(f"saved weights: {metrics.as_dict()}")
         return choose_thresholds(self.model, rows, metrics, self.config)
 

@@ -150,6 +150,9 @@ class JointRecipe(SftRecipe):
             extra = sorted(extra, key=lambda example: hashlib.sha256(example.record.id.encode()).digest())[:most]
         return examples + extra, left_out + more
 
+    def prepare(self, examples: Sequence[Example], folder: Path) -> None:
+        """Do nothing: what is trained changes all that could be kept."""
+
     def batches(self, examples: Sequence[Example], rows: int, epoch: int) -> Iterator[list[Example]]:
         """Yield steps that hold benign and malicious prompts in the proportion of the whole, half and half if balanced.
 

@@ -106,6 +106,10 @@ class Recipe(Protocol):
         """
         ...
 
+    def prepare(self, examples: Sequence[Example], folder: Path) -> None:
+        """Make ready, before the first step, what all training and validation rows need; most recipes need nothing."""
+        ...
+
     def batches(self, examples: Sequence[Example], rows: int, epoch: int) -> Iterator[list[Example]]:
         """Yield the epoch's steps, `rows` examples each (the last may have fewer); the loop splits them."""
         ...

@@ -89,6 +89,7 @@ def align(
     log(f"left out: {left_out} too long or unlabelled, {foreign} of other licences")
 
     trainer = Trainer(recipe, train, val, folder / _WORK)
+    recipe.prepare([*train, *val], folder / _WORK)
     if trainer.accelerator.is_main_process:
         _write_prompts(folder / _WORK, train, val, records, config)
     trainer.run(report)

@@ -92,6 +92,9 @@ class SftRecipe:
         """Encode prompts with the answers that are wanted."""
         return encode_answers(self.tokenizer, records, self.config)
 
+    def prepare(self, examples: Sequence[Example], folder: Path) -> None:
+        """Do nothing: what is trained changes all that could be kept."""
+
     def batches(self, examples: Sequence[Example], rows: int, epoch: int) -> Iterator[list[Example]]:
         """Yield shuffled steps of rows of similar length."""
         return batches(examples, rows, self.config.seed, epoch)

@@ -55,6 +55,9 @@ class TrainingOptions:
     activation_checkpointing: Annotated[
         bool, flag("activation_checkpointing", "Less memory, about a third more time.", _TRAINING)
     ] = False
+    text_store: Annotated[
+        bool, flag("text_store", "gated: keep on disk what the base makes of the texts.", _TRAINING)
+    ] = False
     shard: Annotated[bool, flag("shard", "Split the model over the processes.", _TRAINING)] = False
     position: Annotated[str | None, option("position", "Of [CLS]: tracking or first.", _TRAINING)] = None
     cls_spans: Annotated[

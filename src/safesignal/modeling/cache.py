@@ -65,6 +65,11 @@ class _BufferLayer(DynamicLayer):
         self.replace(keys, values, end - self.gate.rows)
         return keys[:, :, :seen], values[:, :, :seen]
 
+    def fill(self, keys_BGSD: Tensor, values_BGSD: Tensor) -> None:
+        """Begin with text whose keys and values are known, right-aligned as all text is."""
+        self.replace(keys_BGSD, values_BGSD, keys_BGSD.shape[2])
+        self.dtype, self.device, self.is_initialized = keys_BGSD.dtype, keys_BGSD.device, True
+
     def get_seq_length(self) -> int:
         """Return the number of text columns held."""
         return self.length
@@ -108,21 +113,27 @@ class TextCache(Cache):
     @property
     def nbytes(self) -> int:
         """Memory of all buffers, in bytes."""
-        return sum(buffer.nbytes for layer in self._filled() for buffer in layer.buffers)
+        return sum(buffer.nbytes for layer in self.filled() for buffer in layer.buffers)
 
     @property
     def stores(self) -> bool:
         """Whether a column of stored checks lies behind all others."""
-        return any(layer.stored is not None for layer in self._filled())
+        return any(layer.stored is not None for layer in self.filled())
+
+    def fill(self, text: Sequence[tuple[Tensor, ...]]) -> None:
+        """Begin with text that is known: by layer, right-aligned keys and values (B, G, S, D)."""
+        for layer, (keys, values) in zip(self.layers, text, strict=True):
+            assert isinstance(layer, _BufferLayer)
+            layer.fill(keys, values)
 
     def store(self, checks: Sequence[int | None]) -> None:
         """Keep one safety column per row, by its number in the forward just done; None keeps what the row has."""
-        for layer in self._filled():
+        for layer in self.filled():
             layer.store(checks)
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep only these rows of the batch, in this order."""
-        for layer in self._filled():
+        for layer in self.filled():
             index = torch.tensor(rows, device=layer.buffers[0].device)
             keys, values = (buffer.index_select(0, index) for buffer in layer.buffers)
             layer.replace(keys, values, layer.length)
@@ -136,11 +147,12 @@ class TextCache(Cache):
             kept: Per row, the (start, end) column ranges of its text, in order.
         """
         width = max(sum(end - start for start, end in ranges) for ranges in kept)
-        for layer in self._filled():
+        for layer in self.filled():
             keys, values = (_moved(old, kept, width) for old in layer.buffers)
             layer.replace(keys, values, width)
 
-    def _filled(self) -> list[_BufferLayer]:
+    def filled(self) -> list[_BufferLayer]:
+        """Return the layers that hold text."""
         return [layer for layer in self.layers if isinstance(layer, _BufferLayer) and layer.is_initialized]
 
 

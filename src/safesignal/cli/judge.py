@@ -42,7 +42,7 @@ class JudgeOptions:
     family: Annotated[
         str, option("family", "Format of the guard, where its name does not tell.", _JUDGE, show_default="by name")
     ] = ""
-    url: Annotated[str | None, option("url", "Base address of the endpoint, up to /v1.", _JUDGE)] = None
+    endpoint: Annotated[str | None, option("endpoint", "Its address up to /v1, for `--judge endpoint`.", _JUDGE)] = None
     endpoint_model: Annotated[str | None, option("endpoint_model", "Model name at the endpoint.", _JUDGE)] = None
     rubric: Annotated[str, option("rubric", "strongreject or yes_no.", _JUDGE)] = "strongreject"
     api_key_env: Annotated[str, option("api_key_env", "Environment variable that holds its key.", _JUDGE)] = ""
@@ -53,10 +53,10 @@ class JudgeOptions:
         require_at_least_one(self.batch_size)
         if self.rubric not in ("strongreject", "yes_no"):
             raise UsageError(f"rubric is `{self.rubric}`. Expected strongreject or yes_no.")
-        if self.judge == "endpoint" and not (self.url and self.endpoint_model):
+        if self.judge == "endpoint" and not (self.endpoint and self.endpoint_model):
             raise UsageError(
                 "`--judge endpoint` stands without an address or a model. Expected both.",
-                hint="`--url http://127.0.0.1:8000/v1 --endpoint_model NAME`",
+                hint="`--endpoint http://127.0.0.1:8000/v1 --endpoint_model NAME`",
             )
 
     @property
@@ -79,7 +79,7 @@ class JudgeOptions:
             from safesignal.openai_client import ChatClient
 
             rubric: Any = self.rubric
-            return EndpointJudge(ChatClient(self.url or "", self.endpoint_model or "", self.api_key_env), rubric)
+            return EndpointJudge(ChatClient(self.endpoint or "", self.endpoint_model or "", self.api_key_env), rubric)
         from safesignal.judges.guards import GuardJudge, format_for
 
         format_for(self.family or self.judge)

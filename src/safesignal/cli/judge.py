@@ -37,11 +37,13 @@ class JudgeOptions:
     """Which judge."""
 
     judge: Annotated[
-        str, option("judge", "refusal, harm (embedded), endpoint, or a guard's hub id or folder.", _JUDGE)
+        str,
+        option("judge", "refusal, noncompliance, harm (embedded), endpoint, or a guard's hub id or folder.", _JUDGE),
     ] = "refusal"
     family: Annotated[
         str, option("family", "Format of the guard, where its name does not tell.", _JUDGE, show_default="by name")
     ] = ""
+    reader: Annotated[str, option("reader", "Chat model that `noncompliance` reads answers with.", _JUDGE)] = "smollm2"
     endpoint: Annotated[str | None, option("endpoint", "Its address up to /v1, for `--judge endpoint`.", _JUDGE)] = None
     endpoint_model: Annotated[str | None, option("endpoint_model", "Model name at the endpoint.", _JUDGE)] = None
     rubric: Annotated[str, option("rubric", "strongreject or yes_no.", _JUDGE)] = "strongreject"
@@ -62,14 +64,19 @@ class JudgeOptions:
     @property
     def refusal(self) -> bool:
         """Whether the judge's question is "is it a refusal?" rather than "is it harmful?"."""
-        return self.judge == "refusal"
+        return self.judge in ("refusal", "noncompliance")
 
     def load(self) -> BatchJudge:
         """Load the judge."""
-        if self.refusal:
+        if self.judge == "refusal":
             from safesignal.judges.refusal import RefusalJudge
 
             return RefusalJudge()
+        if self.judge == "noncompliance":
+            from safesignal.judges.relevance import NoncomplianceJudge
+
+            with waiting(f"loading {self.reader} …"):
+                return NoncomplianceJudge.load(self.reader, batch_size=self.batch_size)
         if self.judge == "harm":
             from safesignal.judges.embedded import EmbeddedJudge
 

@@ -173,6 +173,7 @@ def test_training_leaves_out_what_the_signal_may_see(run: Run, tmp_path: Path, m
         (["--train", "--validate"], "expected one of"),
         (["--input", "x.jsonl"], "`--output`"),
         (["--validate", "--judge", "endpoint"], "--endpoint"),
+        (["--run", "runs/x", "--judge", "noncompliance"], "off the subject is no refusal"),
         (["--validate", "--rubric", "stars"], "strongreject or yes_no"),
         (["--validate", "--judge", "some/chat-model"], "llama-guard"),
         (["--validate", "--batch_size", "0"], "batch_size"),

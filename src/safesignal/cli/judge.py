@@ -112,6 +112,11 @@ def judge(
         )
     if (input is not None) and output is None:
         raise UsageError("`--input` stands without `--output`. Expected both.", hint="`--output judged.jsonl`")
+    if run is not None and which.judge == "noncompliance":
+        raise UsageError(
+            "`--judge noncompliance` stands beside `--run`. Expected `--input` or `--validate`: off the subject is no "
+            "refusal in a run's rates.",
+        )
     if train:
         _train(data_dir)
     elif validate:

@@ -66,7 +66,7 @@ test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
 
 # Four steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
-# on, the training itself. Only rows whose licence lets the result ship.
+# on, the training itself (30 GiB of disk). Only rows whose licence lets the result ship.
 DATA ?= ../shared/data
 WORK := runs/smollm2
 

@@ -155,10 +155,15 @@ def test_numbers_beyond_half_precision_are_refused(
 def test_no_room_is_said_before_anything_is_written(
     model: SafeSignalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    examples = examples_of(model)
+    begun = open_store(model, examples, tmp_path / "begun")
+    begun.read(examples)
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UsageError, match="Expected room"):
-        open_store(model, examples_of(model), tmp_path)
+        open_store(model, examples, tmp_path / "new")
+    begun.texts.flush()
+    assert open_store(model, examples, tmp_path / "begun").done.any(), "what is there needs no room again"
 
 
 def test_other_recipes_change_what_could_be_kept() -> None:

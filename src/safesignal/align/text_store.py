@@ -78,7 +78,7 @@ class TextStore:
         key.update(repr(list(self.first)).encode())
         folder = folder / f"texts-{key.hexdigest()[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < self.nbytes and not (folder / _TEXTS).exists():
+        if shutil.disk_usage(folder).free < self.nbytes - _held(folder / _TEXTS):
             raise UsageError(
                 f"the texts take {self.nbytes / 2**30:.1f} GiB and `{folder}` has less left. Expected room for them.",
                 hint="leave out `--text_store`; every pass then reads the texts anew",
@@ -146,6 +146,11 @@ def _layer_shapes(forward: SignalForward) -> list[tuple[int, int]]:
     forward.feed(state, [[0]], [[]])
     keys = [layer.buffers[0] for layer in state.cache.filled()]
     return [(key.shape[1], key.shape[3]) for key in keys]
+
+
+def _held(path: Path) -> int:
+    """Return the bytes of a sparse file that the disk has given it already."""
+    return 512 * getattr(path.stat(), "st_blocks", 0) if path.exists() else 0
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap[Any, Any]:

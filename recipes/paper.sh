@@ -91,7 +91,7 @@ step train/pretrain 45 "$RUNS/pretrain/adapter_config.json" \
 for seed in $SEEDS; do
     train "sft-$seed" 40 training.json recipes/smollm2-sft.toml --seed "$seed"
     train "joint-$seed" 55 adapter_config.json recipes/smollm2-joint.toml --start "$RUNS/pretrain" --seed "$seed"
-    train "gated-$seed" 45 adapter_config.json recipes/smollm2.toml --seed "$seed"
+    train "gated-$seed" 45 adapter_config.json recipes/smollm2-gated.toml --seed "$seed"
 done
 train augment-0 50 training.json recipes/smollm2-augment.toml
 train joint-no-pretrain 55 adapter_config.json recipes/smollm2-joint.toml

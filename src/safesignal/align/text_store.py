@@ -132,10 +132,9 @@ class TextStore:
         return state
 
 
-def _common(rows: Sequence[Sequence[int]]) -> int:
+def _common(rows: Sequence[list[int]]) -> int:
     """Return how many first ids all rows share, leaving every row at least one of its own."""
-    ordered = sorted(map(tuple, rows))
-    first, last = ordered[0], ordered[-1]
+    first, last = min(rows), max(rows)
     most = min(map(len, rows)) - 1
     return next((i for i in range(most) if first[i] != last[i]), most)
 

@@ -22,9 +22,8 @@ from typing import Any
 import torch
 
 from safesignal.errors import ModelError
-from safesignal.judges import refusal, refusal_patterns, refusal_soft
-from safesignal.judges.base import Judgement, digest, source_of
-from safesignal.judges.refusal import judge_refusal
+from safesignal.judges.base import Judgement, digest
+from safesignal.judges.refusal import RefusalJudge
 from safesignal.modeling.adapter_io import identify
 
 __all__ = ["NoncomplianceJudge"]
@@ -62,9 +61,8 @@ class NoncomplianceJudge:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the rules, and of the reader's weights, tokenizer and template."""
-        rules = source_of(refusal, refusal_patterns, refusal_soft)
         reader = asdict(identify(self.model, self.tokenizer, ""))
-        return digest(*rules, reader, _REQUEST, _ANSWER, _FEWEST)
+        return digest(RefusalJudge().fingerprint, reader, _REQUEST, _ANSWER, _FEWEST)
 
     def __call__(self, behavior: str, completion: str) -> Judgement:
         """Judge one completion."""
@@ -72,7 +70,7 @@ class NoncomplianceJudge:
 
     def judge_all(self, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
         """Judge (behavior, completion) pairs: ``yes`` for a refusal by the rules, or an answer to something else."""
-        judged = [judge_refusal(*pair) for pair in pairs]
+        judged = RefusalJudge().judge_all(pairs)
         left = [i for i, said in enumerate(judged) if said.verdict == "no" and pairs[i][0].strip()]
         for i, pmi in zip(left, self.pmi([pairs[i] for i in left]), strict=True):
             if pmi is not None and math.isnan(pmi):

@@ -56,7 +56,7 @@ measure() {
     local name=$1 minutes=$2 target=$3
     shift 3
     step "eval/$name" "$minutes" "$RUNS/eval/$name/$target/results.json" \
-        evaluate --suite recipes/reproduction.yaml --data_dir "$DATA" --targets "$target" --output_dir "$RUNS/eval/$name" "$@"
+        evaluate --suite recipes/reproduction.yaml --data_dir "$DATA" --targets "$target" --batch_size 64 --output_dir "$RUNS/eval/$name" "$@"
     REPORTED+=("$RUNS/eval/$name/$target")
     NAMES+=("$name")
 }

@@ -112,6 +112,8 @@ def test_the_baselines_share_everything_but_their_recipe() -> None:
     )
     assert replace(joint, recipe="sft") == sft
     assert replace(augment, recipe="sft") == sft
+    gated = read_align_config(RECIPES / "smollm2-gated.toml")[0]
+    assert (gated.max_steps, gated.batch_size, gated.accumulation) == (sft.max_steps, sft.batch_size, sft.accumulation)
 
 
 def test_the_reproduction_suite_loads() -> None:
@@ -168,6 +170,10 @@ def test_a_big_models_recipe_fits_one_gpu_of_80_gb_and_full_tuning_does_not(name
     without = estimate(own, replace(config, activation_checkpointing=False))
     assert without.total > estimate(own, config).total
     assert without.seconds["H100 80 GB"] < estimate(own, config).seconds["H100 80 GB"]
+    half = replace(config, max_steps=int(own.rows * config.epochs / (config.batch_size * config.accumulation) / 2))
+    assert estimate(own, half).seconds["H100 80 GB"] == pytest.approx(
+        estimate(own, config).seconds["H100 80 GB"] / 2, rel=0.01
+    )
 
 
 def test_the_estimate_is_the_sum_of_named_terms() -> None:

@@ -103,6 +103,15 @@ def test_the_learning_rate_warms_up_and_decays(tmp_path: Path) -> None:
     assert rates[-1] < 0.01 * CONFIG.learning_rate
 
 
+@pytest.mark.parametrize(("limit", "steps"), [(0, 8), (3, 3), (99, 8)])
+def test_a_limit_ends_the_run_and_its_decay_early(tmp_path: Path, limit: int, steps: int) -> None:
+    run = trainer(tmp_path, replace(CONFIG, max_steps=limit))
+    seen: list[Progress] = []
+    run.run(seen.append)
+    assert [progress.step for progress in seen] == list(range(1, steps + 1))
+    assert run.learning_rate(steps) == pytest.approx(0.0)
+
+
 def test_evaluation_files_and_empty_splits_are_refused(tmp_path: Path, records: list[Record]) -> None:
     reserved = tmp_path / "eval_advbench.jsonl"
     append_jsonl(reserved, [record.to_row() for record in records])
@@ -150,6 +159,7 @@ def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, re
         ("precision", "fp16"),
         ("tuning", "some"),
         ("lora_rank", 0),
+        ("max_steps", -1),
         ("lambda_cls", -0.1),
         ("augment_share", 1.5),
         ("augment_tokens", 0),

@@ -45,6 +45,8 @@ class AlignConfig:
     """Licences a row may have; an adapter that ships keeps to `permissive` and `sharealike`."""
     epochs: float = 1.0
     """Passes over the training rows."""
+    max_steps: int = 0
+    """Most steps, whatever the passes come to, so that recipes of different rows train alike; 0 sets no limit."""
     batch_size: int = 16
     """Rows per forward pass and process."""
     accumulation: int = 1
@@ -121,6 +123,7 @@ class AlignConfig:
     def __post_init__(self) -> None:
         bounds: list[tuple[str, bool, str]] = [
             ("epochs", self.epochs > 0, "above 0"),
+            ("max_steps", self.max_steps >= 0, "at least 0"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("recipe", self.recipe in RECIPES, f"one of {', '.join(RECIPES)}"),
             ("accumulation", self.accumulation >= 1, "at least 1"),

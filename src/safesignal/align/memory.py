@@ -12,6 +12,7 @@ Neither was measured on a GPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -146,7 +147,7 @@ def estimate(shape: ModelShape, config: AlignConfig) -> Estimate:
         parts["activations"] = float(kept_inputs if config.activation_checkpointing else whole)
         # Scores in bf16 and fp32, and the gradients of both.
         parts["scores of learnt tokens"] = 12.0 * shape.vocab_size * answers
-    flops = _flops(shape, config, full=full) * shape.rows * config.epochs
+    flops = _flops(shape, config, full=full) * _visits(shape, config)
     return Estimate(parts, {name: flops / (_REACHED * peak) for name, peak in _PEAK.items()})
 
 
@@ -157,8 +158,15 @@ def report_lines(shape: ModelShape, config: AlignConfig) -> list[str]:
     lines += [f"  {value / _GIB:7.2f} GiB  {name}" for name, value in found.bytes.items() if value]
     lines.append(f"  {found.total / _GIB:7.2f} GiB  in all, with 10 % for fragmentation and 1.5 GiB of context")
     for name, seconds in found.seconds.items():
-        lines.append(f"  {seconds / 3600:7.2f} h    {config.epochs:g} epochs of {shape.rows} rows on one {name}")
+        passes = _visits(shape, config) / shape.rows
+        lines.append(f"  {seconds / 3600:7.2f} h    {passes:g} epochs of {shape.rows} rows on one {name}")
     return lines
+
+
+def _visits(shape: ModelShape, config: AlignConfig) -> float:
+    """Return how often a row is trained on, all rows together."""
+    limit = config.max_steps * config.batch_size * config.accumulation
+    return min(shape.rows * config.epochs, limit or math.inf)
 
 
 def _kept(shape: ModelShape) -> int:

@@ -140,7 +140,8 @@ class Trainer:
             self.recipe.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         self.per_epoch = sum(1 for _ in self.recipe.batches(self.train, self.rows, 0))
-        self.steps = max(1, round(self.per_epoch * self.config.epochs))
+        steps = max(1, round(self.per_epoch * self.config.epochs))
+        self.steps = min(steps, self.config.max_steps or steps)
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train to the end or until validation stops improving; then put the best weights back.

@@ -45,6 +45,7 @@ class TrainingOptions:
         ),
     ] = None
     epochs: Annotated[float | None, option("epochs", "Passes over the rows.", _TRAINING)] = None
+    max_steps: Annotated[int | None, option("max_steps", "Most steps, whatever the passes.", _TRAINING)] = None
     learning_rate: Annotated[float | None, option("learning_rate", "Peak learning rate.", _TRAINING)] = None
     batch_size: Annotated[int | None, option("batch_size", "Rows per forward pass and process.", _TRAINING)] = None
     accumulation: Annotated[int | None, option("accumulation", "Forward passes per step.", _TRAINING)] = None

@@ -82,7 +82,7 @@ def evaluate(
     output_dir: Annotated[str, option("output_dir", "Folder of the results; a run found there goes on.", _IO)],
     suite: Annotated[str, option("suite", "quick, paper, full, acceptance, or a YAML file.", _IO)] = "quick",
     data_dir: Annotated[str | None, option("data_dir", "Folder of the public sets.", _IO, show_default="hub")] = None,
-    batch_size: Annotated[int, option("batch_size", "Rows written side by side.", _IO)] = 16,
+    batch_size: Annotated[int, option("batch_size", "Rows written side by side.", _IO)] = 32,
     allow_errors: Annotated[bool, flag("allow_errors", "Print rates although attempts errored.", _IO)] = False,
 ) -> int:
     """Measure the guarded model and its base; every rate carries its 95 % Wilson interval."""

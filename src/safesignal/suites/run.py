@@ -87,7 +87,7 @@ class SuiteRun:
         folder: str | Path,
         *,
         data_dir: str | None = None,
-        batch_size: int = 16,
+        batch_size: int = 32,
         judges: Mapping[str, Judge] | None = None,
         cache: str | Path | None = None,
         report: Report = lambda *_: None,

@@ -15,13 +15,11 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from safesignal.errors import UsageError
+from safesignal.modeling.likelihood import answer_likelihoods
 
 __all__ = ["answer_losses", "embedding_gradient"]
 
-_IGNORED = -100
 
-
-@torch.no_grad()
 def answer_losses(base: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
     """Return the (B,) mean negative log-likelihood of answers after their prompts, in nats per answer token.
 
@@ -35,24 +33,8 @@ def answer_losses(base: PreTrainedModel, prompts: Sequence[Sequence[int]], answe
     Raises:
         UsageError: If a row has no prompt or no answer.
     """
-    if len(prompts) != len(answers) or not prompts or not all(prompts) or not all(answers):
-        raise UsageError(f"{len(prompts)} prompts and {len(answers)} answers, some empty. Expected tokens in each.")
-    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    width = max(map(len, rows))
-    ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    mask_BT = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    wanted_BT = ids_BT.masked_fill(mask_BT == 0, _IGNORED)
-    for row, prompt in enumerate(prompts):
-        wanted_BT[row, : len(prompt)] = _IGNORED
-    device = base.device
-    logits_BTV = base(input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device), use_cache=False).logits
-    losses_BT = cross_entropy(
-        logits_BTV[:, :-1].transpose(1, 2).to(_accurate(logits_BTV)),
-        wanted_BT[:, 1:].to(device),
-        reduction="none",
-        ignore_index=_IGNORED,
-    )
-    return losses_BT.sum(dim=1) / torch.tensor([len(answer) for answer in answers], device=device)
+    found = answer_likelihoods(base, prompts, answers)
+    return torch.stack([-one.logprobs_A.mean() for one in found])
 
 
 def embedding_gradient(base: PreTrainedModel, ids_T: Tensor, loss_from: int) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,6 @@
 
 Likelihoods come from the base model, which the defence leaves as it is; that a prompt would have been refused is
 counted beside them. A generated answer is what the defence released, so a refusal is a wrong answer.
-
-Shapes: B batch, T tokens, K tokens whose likelihood is wanted, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-import torch
-
 from safesignal.errors import UsageError
 from safesignal.evals.schema import RateRow, rate_row
 from safesignal.evals.tasks import Task, final_number, most_likely
+from safesignal.modeling.likelihood import answer_likelihoods
 from safesignal.modeling.model import SafeSignalModel
-from safesignal.nn.masks import right_aligned
 from safesignal.rules import Policy
 from safesignal.stats import Rate
 
@@ -88,26 +84,14 @@ class GuardedScorer:
             flags = [score.prompt_signal >= self.policy.threshold for score in scores]
             self.refused |= {new[index]: flag for index, flag in zip(batch, flags, strict=True)}
 
-    @torch.no_grad()
     def _likelihoods(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Return log-probability and greediness of the second part of each row, given the first."""
         found: dict[int, tuple[float, bool]] = {}
         for batch in self._batches([len(context) + len(wanted) for context, wanted in rows]):
-            inputs = [[*rows[index][0], *rows[index][1]][:-1] for index in batch]
-            self._check_length(max(map(len, inputs)))
-            width, kept = max(map(len, inputs)), max(len(rows[index][1]) for index in batch)
-            mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in inputs])
-            logits_BKV = self.model.base(
-                input_ids=right_aligned(inputs, width, 0).to(self.model.base.device),
-                attention_mask=mask_BT.to(self.model.base.device),
-                position_ids=(mask_BT.cumsum(dim=1) - 1).clamp(min=0).to(self.model.base.device),
-                logits_to_keep=kept,
-            ).logits
-            for logits_KV, index in zip(logits_BKV, batch, strict=True):
-                wanted = torch.tensor(rows[index][1], device=logits_KV.device)
-                logprobs_KV = logits_KV[-len(wanted) :].float().log_softmax(dim=-1)
-                greedy = bool((logprobs_KV.argmax(dim=-1) == wanted).all())
-                found[index] = float(logprobs_KV.gather(1, wanted[:, None]).sum()), greedy
+            contexts, wanted = zip(*(rows[index] for index in batch), strict=True)
+            self._check_length(max(len(own) + len(other) - 1 for own, other in zip(contexts, wanted, strict=True)))
+            read = answer_likelihoods(self.model.base, contexts, wanted)
+            found |= {i: (float(one.logprobs_A.sum()), one.greedy) for i, one in zip(batch, read, strict=True)}
         return [found[index] for index in range(len(rows))]
 
     def _split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:

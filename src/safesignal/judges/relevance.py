@@ -19,12 +19,11 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from safesignal.errors import ModelError
 from safesignal.judges.base import Judgement, digest
 from safesignal.judges.refusal import RefusalJudge
 from safesignal.modeling.adapter_io import identify
+from safesignal.modeling.likelihood import answer_likelihoods
 
 __all__ = ["NoncomplianceJudge"]
 
@@ -90,10 +89,10 @@ class NoncomplianceJudge:
         for start in range(0, len(left), self._batch_size):
             batch = left[start : start + self._batch_size]
             own = [answers[i] for i in batch]
-            given = self._likelihood([asked[i] for i in batch], own)
-            alone = self._likelihood([nothing] * len(batch), own)
+            given = answer_likelihoods(self.model, [asked[i] for i in batch], own)
+            alone = answer_likelihoods(self.model, [nothing] * len(batch), own)
             for i, one, other in zip(batch, given, alone, strict=True):
-                found[i] = one - other
+                found[i] = float((one.logprobs_A - other.logprobs_A).mean())
         return found
 
     def _prompt(self, request: str) -> list[int]:
@@ -104,19 +103,3 @@ class NoncomplianceJudge:
         turns = [{"role": "user", "content": request}]
         asked: list[int] = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
         return asked
-
-    @torch.no_grad()
-    def _likelihood(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[float]:
-        """Return the mean log-likelihood of each answer's tokens after its prompt."""
-        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        width, device = max(map(len, rows)), self.model.device
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-        hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        means = []
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            begin = len(prompt)
-            scores = self.model.get_output_embeddings()(hidden[row, begin - 1 : begin - 1 + len(answer)])
-            told = scores.float().log_softmax(-1).gather(1, torch.tensor(answer, device=device)[:, None])
-            means.append(float(told.mean()))
-        return means

@@ -164,21 +164,24 @@ class SignalForward(nn.Module):
             state: What the rows have read so far.
             tokens: Per row, the next ids; rows may bring different numbers, or none.
             sights: Per row, its checks, which may look at the new tokens too.
-            fused: Read the signals in the same pass, but for long prompts; otherwise the text passes through the base
-                model alone.
+            fused: Read the signals in the same pass, but for long prompts, and write padded batches with our attention;
+                otherwise the text passes through the base model alone, bit for bit as transformers would send it.
 
         Returns:
             The (B, V) scores after each row's last token (None without any token), and each row's signals.
         """
-        fused = fused and max(map(len, tokens)) <= _LONGEST_FUSED
         fed, new, checks = [len(row) for row in tokens], max(map(len, tokens)), max(map(len, sights))
+        fused = fused and new <= _LONGEST_FUSED
         self._check_lengths(state, fed)
         logits_BV, hidden_BKD = None, None
-        if new and (state.ragged(fed, new) or (checks and fused) or state.cache.stores):
-            keys_BC = state.key_positions(fed, new, stored=False)
+        keys_BC = state.key_positions(fed, new, stored=False)
+        padded = bool((keys_BC < 0).any())
+        # A step of a padded batch is masked too: stock attention would repeat the whole cache for every query head.
+        masked = state.ragged(fed, new) or state.cache.stores or (fused and (checks or (padded and new == 1)))
+        if new and masked:
             logits_BV, hidden_BKD = self._masked_pass(state, keys_BC, tokens, sights if fused else [[]] * len(fed))
         elif new:
-            logits_BV = self._plain_pass(state, tokens)
+            logits_BV = self._plain_pass(state, keys_BC, tokens, padded=padded)
         if checks and not (new and fused):
             hidden_BKD = self._safety_pass(state, state.key_positions(fed, new, stored=True), sights)
         if not checks or hidden_BKD is None:
@@ -246,11 +249,11 @@ class SignalForward(nn.Module):
             )
         return chosen
 
-    def _plain_pass(self, state: TextState, tokens: Sequence[Sequence[int]]) -> Tensor:
+    def _plain_pass(
+        self, state: TextState, keys_BC: Tensor, tokens: Sequence[Sequence[int]], *, padded: bool
+    ) -> Tensor:
         """Send text through the base model as transformers' own generation would: same kernels, same bits."""
         new, device = max(map(len, tokens)), self.base.device
-        keys_BC = state.key_positions([len(row) for row in tokens], new, stored=False)
-        padded = bool((keys_BC < 0).any())
         with self._lock:
             logits_B1V: Tensor = self.base(
                 input_ids=right_aligned(tokens, new, 0).to(device),

@@ -13,6 +13,7 @@ from safesignal.report.detection import signal_section
 from safesignal.report.document import Section
 from safesignal.report.glance import glance_section
 from safesignal.report.markdown import markdown
+from safesignal.report.overview import overview_section
 from safesignal.report.page import page
 from safesignal.report.provenance import provenance_section
 from safesignal.report.refusals import leak_section, over_refusal_section
@@ -88,6 +89,7 @@ def write_report(
 def _sections(runs: Sequence[Run], command: str) -> list[Section]:
     found = [
         glance_section(runs),
+        overview_section(runs),
         attack_section(runs),
         depth_section(runs),
         over_refusal_section(runs),

@@ -1,0 +1,99 @@
+"""Many runs on one page: a line per run and a column per measure, as a paper compares its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from safesignal.report.document import Cell, Section, Table
+from safesignal.report.numbers import NOTHING, estimate, rate, withheld, word
+from safesignal.report.runs import Run, by_key
+
+__all__ = ["overview_section"]
+
+_SIDE_BY_SIDE = 3
+"""Most runs that a reader compares in columns."""
+_LEAD = (
+    "One line per run. Attacks: share of attempts whose released text complies, by the refusal judge; lower is better. "
+    "Ordinary requests: share refused, by the signal or the model itself; lower is better."
+)
+
+Column = tuple[str, Sequence[Cell]]
+
+
+def overview_section(runs: Sequence[Run]) -> Section | None:
+    """Return what every run came to, a line each; None for few runs, which the other tables show side by side."""
+    if len(runs) <= _SIDE_BY_SIDE:
+        return None
+    tables = [
+        _table("Attacks", runs, _attacks(runs)),
+        _table("Ordinary requests refused", runs, _refusals(runs)),
+        _table("Ability and cost", runs, [*_perplexity(runs), *_tasks(runs), *_cost(runs)]),
+    ]
+    parts = [table for table in tables if table is not None]
+    return Section("overview", "All runs", _LEAD, parts) if parts else None
+
+
+def _table(caption: str, runs: Sequence[Run], columns: Sequence[Column]) -> Table | None:
+    if not columns:
+        return None
+    lines = [[word(run.name), *(cells[index] for _, cells in columns)] for index, run in enumerate(runs)]
+    return Table(caption, ("run", *(name for name, _ in columns)), lines)
+
+
+def _attacks(runs: Sequence[Run]) -> list[Column]:
+    keyed = by_key(runs, "attacks", "cell", "dataset", "variant")
+    return _columns(
+        runs,
+        {(cell, dataset): own for (cell, dataset, variant), own in keyed.items() if variant is None},
+        lambda run, entry: withheld(entry) if run.withheld(entry) else rate(run.asr(entry)),
+    )
+
+
+def _refusals(runs: Sequence[Run]) -> list[Column]:
+    keyed = by_key(runs, "over_refusal", "cell", "dataset", "category", "label")
+    return _columns(
+        runs,
+        {(c, d): own for (c, d, category, label), own in keyed.items() if not category and label == "benign"},
+        lambda run, entry: withheld(entry) if run.withheld(entry) else rate(run.refused(entry)),
+    )
+
+
+def _columns(
+    runs: Sequence[Run],
+    entries: Mapping[tuple[str, str], Sequence[dict[str, Any] | None]],
+    cell_of: Callable[[Run, dict[str, Any]], Cell],
+) -> list[Column]:
+    """Return a column per cell; one that was run on several sets names them."""
+    cells = [cell for cell, _ in entries]
+    return [
+        (
+            cell if cells.count(cell) == 1 else f"{cell}, {dataset}",
+            [NOTHING if entry is None else cell_of(run, entry) for run, entry in zip(runs, own, strict=True)],
+        )
+        for (cell, dataset), own in entries.items()
+    ]
+
+
+def _perplexity(runs: Sequence[Run]) -> list[Column]:
+    found = [(run.results.get("utility") or {}).get("perplexity") or {} for run in runs]
+    return [("perplexity", [estimate(own.get("guarded", own.get("base"))) for own in found])] if any(found) else []
+
+
+def _tasks(runs: Sequence[Run]) -> list[Column]:
+    found = [
+        {str(task["task"]): task["accuracy"] for task in (run.results.get("utility") or {}).get("tasks") or []}
+        for run in runs
+    ]
+    names = dict.fromkeys(name for own in found for name in own)
+    return [(f"{name}, accuracy", [estimate(own.get(name)) for own in found]) for name in names]
+
+
+def _cost(runs: Sequence[Run]) -> list[Column]:
+    """Return the extra time per token of the default schedule, in the first setting that was timed."""
+    found = []
+    for run in runs:
+        rows = (run.results.get("overhead") or {}).get("rows") or []
+        extra = next((row["extra"] for row in rows if row["variant"] == "annealing, fused"), None)
+        found.append(NOTHING if extra is None else Cell(f"{100 * extra:+.1f} %"))
+    return [("extra time per token", found)] if any(cell is not NOTHING for cell in found) else []

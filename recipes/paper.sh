@@ -11,8 +11,7 @@
 #
 # Raw text and its labels: with TEXT set, a guard labels it (GUARD, default meta-llama/Llama-Guard-3-1B). Without, the answers of
 # the training rows serve, with the labels they have: no Wikipedia, but the same loss, and no network. Every step goes on where
-# it was cut short. The minutes are extrapolated from steps of 16 rows and answers of 96 tokens on two cores; a GPU takes a
-# twentieth or less.
+# it was cut short.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,10 +28,10 @@ for argument in "$@"; do
 done
 MINUTES=0
 
-# step NAME MINUTES DONE COMMAND…: run a command unless the file DONE is there.
+# step NAME MINUTES COMMAND…: run a command until it has ended well once; $RUNS/.done/NAME says that it has.
 step() {
-    local name=$1 minutes=$2 mark=$3 wanted=1
-    shift 3
+    local name=$1 minutes=$2 wanted=1 code=0
+    shift 2
     if [ ${#ONLY[@]} -gt 0 ]; then
         wanted=
         for prefix in "${ONLY[@]}"; do case $name in "$prefix"*) wanted=1 ;; esac; done
@@ -43,74 +42,89 @@ step() {
         printf '# %s, about %d min\nsafesignal' "$name" "$minutes"
         printf ' %q' "$@"
         printf '\n'
-    elif [ -e "$mark" ]; then
-        echo "$name: done before ($mark)"
+    elif [ -e "$RUNS/.done/$name" ]; then
+        echo "$name: done before"
     else
         echo "$name: about $minutes minutes"
-        "$SAFESIGNAL" "$@"
+        "$SAFESIGNAL" "$@" || code=$?
+        if [ $code -eq 0 ]; then
+            mkdir -p "$(dirname "$RUNS/.done/$name")" && touch "$RUNS/.done/$name"
+        elif [ $code -eq 3 ]; then
+            echo "$name: attempts errored; start this script again to make them once more" >&2
+        else
+            exit $code
+        fi
     fi
 }
 
-# measure NAME MINUTES TARGET OPTIONS…: evaluate one target into $RUNS/eval/NAME.
+# measure NAME MINUTES TARGET OPTIONS…: evaluate one target into $RUNS/eval/NAME. Prefills of k tokens begin with answers of the
+# untuned model for every row, so that all face the same attack.
 measure() {
     local name=$1 minutes=$2 target=$3
     shift 3
-    step "eval/$name" "$minutes" "$RUNS/eval/$name/$target/results.json" \
-        evaluate --suite recipes/reproduction.yaml --data_dir "$DATA" --targets "$target" --batch_size 64 --output_dir "$RUNS/eval/$name" "$@"
-    REPORTED+=("$RUNS/eval/$name/$target")
-    NAMES+=("$name")
+    step "eval/$name" "$minutes" \
+        evaluate --suite recipes/reproduction.yaml --data_dir "$DATA" --targets "$target" --prefills_by smollm2 --batch_size 64 \
+        --output_dir "$RUNS/eval/$name" "$@"
+    if [ -n "$LIST" ] || [ -e "$RUNS/eval/$name/$target/results.json" ]; then
+        REPORTED+=("$RUNS/eval/$name/$target")
+        NAMES+=("$name")
+    fi
 }
 REPORTED=()
 NAMES=()
 
-# train NAME MINUTES MARK CONFIG OPTIONS…: the same rows for every recipe.
+# train NAME MINUTES CONFIG OPTIONS…: the same rows for every recipe.
 train() {
-    local name=$1 minutes=$2 mark=$3 config=$4
-    shift 4
-    step "train/$name" "$minutes" "$RUNS/$name/$mark" \
+    local name=$1 minutes=$2 config=$3
+    shift 3
+    step "train/$name" "$minutes" \
         align --config "$config" --data "$ROWS/requests.jsonl" --data "$ROWS/answers.jsonl" --output "$RUNS/$name" "$@"
 }
 
 # 1. Rows: the model's own answers, requests, answers; the same three files for every recipe, none from an evaluation set.
-step data/rollouts 60 "$ROWS/requests.jsonl" \
+step data/rollouts 60 \
     rollouts --plan recipes/smollm2.toml --data_dir "$DATA" --licence permissive --licence sharealike --output "$ROWS/rollouts.jsonl"
-step data/requests 3 "$ROWS/requests.jsonl" \
+step data/requests 3 \
     data build recipes/smollm2-data.yaml --data_dir "$DATA" --output "$ROWS/requests.jsonl" --overwrite
-step data/answers 2 "$ROWS/answers.jsonl" \
+step data/answers 2 \
     data build recipes/reproduction-answers.yaml --data_dir "$DATA" --output "$ROWS/answers.jsonl" --overwrite
 if [ -n "${TEXT:-}" ]; then
-    step data/text 120 "$ROWS/text.jsonl" label --input "$TEXT" --guard "$GUARD" --limit 6000 --output "$ROWS/text.jsonl"
+    RAW="$ROWS/text-guarded.jsonl"
+    step data/text-guarded 120 label --input "$TEXT" --guard "$GUARD" --limit 6000 --output "$RAW"
 else
-    step data/text 1 "$ROWS/text.jsonl" \
-        label --input "$ROWS/answers.jsonl" --field response --label_field response_label --licence sharealike --output "$ROWS/text.jsonl"
+    RAW="$ROWS/text.jsonl"
+    step data/text 1 \
+        label --input "$ROWS/answers.jsonl" --field response --label_field response_label --licence sharealike --output "$RAW"
 fi
 
-# 2. Models. Three seeds for sft, joint and gated, one for the rest.
-step train/pretrain 45 "$RUNS/pretrain/adapter_config.json" \
-    align --config recipes/smollm2-pretrain.toml --data "$ROWS/text.jsonl" --output "$RUNS/pretrain"
+# 2. Models. Three seeds for sft, joint and gated, one for the rest. Joint has the pretraining stage's steps besides, as in the
+# paper; joint-no-pretrain has as many as its rivals. What has another position or no λ2 begins without that stage, which had
+# neither: compare it with joint-no-pretrain.
+step train/pretrain 30 align --config recipes/smollm2-pretrain.toml --data "$RAW" --output "$RUNS/pretrain"
 for seed in $SEEDS; do
-    train "sft-$seed" 40 training.json recipes/smollm2-sft.toml --seed "$seed"
-    train "joint-$seed" 55 adapter_config.json recipes/smollm2-joint.toml --start "$RUNS/pretrain" --seed "$seed"
-    train "gated-$seed" 45 adapter_config.json recipes/smollm2-gated.toml --seed "$seed"
+    train "sft-$seed" 20 recipes/smollm2-sft.toml --seed "$seed"
+    train "joint-$seed" 30 recipes/smollm2-joint.toml --start "$RUNS/pretrain" --seed "$seed"
+    train "gated-$seed" 20 recipes/smollm2-gated.toml --seed "$seed"
 done
-train augment-0 50 training.json recipes/smollm2-augment.toml
-train joint-no-pretrain 55 adapter_config.json recipes/smollm2-joint.toml
-for ablation in no-attention lambda-0 lambda-0.01 lambda-1 r-5 r-20 position-tracking spans-inference; do
-    train "joint-$ablation" 55 adapter_config.json "recipes/ablations/$ablation.toml" --start "$RUNS/pretrain"
+train augment-0 20 recipes/smollm2-augment.toml
+train joint-no-pretrain 30 recipes/smollm2-joint.toml
+for ablation in no-attention lambda-0.01 lambda-1 r-5 r-20 spans-inference; do
+    train "joint-$ablation" 30 "recipes/ablations/$ablation.toml" --start "$RUNS/pretrain"
 done
-step train/probe 15 "$RUNS/probe/probe.json" \
-    probe --config recipes/smollm2.toml --data "$ROWS/requests.jsonl" --data "$ROWS/answers.jsonl" --output "$RUNS/probe"
+for ablation in lambda-0 position-tracking; do
+    train "joint-$ablation" 30 "recipes/ablations/$ablation.toml"
+done
+step train/probe 15 \
+    probe --config recipes/smollm2-gated.toml --data "$ROWS/requests.jsonl" --data "$ROWS/answers.jsonl" --output "$RUNS/probe"
 
 # 3. Measurements. The rows of the table, then what only changes how answers are written.
 measure base 25 base
 measure keywords 20 keywords
 measure probe 20 probe --probe "$RUNS/probe"
-for seed in $SEEDS; do
-    measure "sft-$seed" 25 base --model "$RUNS/sft-$seed"
-    measure "joint-$seed" 25 guarded --adapter "$RUNS/joint-$seed"
-    measure "gated-$seed" 25 guarded --adapter "$RUNS/gated-$seed"
-done
+for seed in $SEEDS; do measure "sft-$seed" 25 base --model "$RUNS/sft-$seed"; done
 measure augment-0 25 base --model "$RUNS/augment-0"
+for seed in $SEEDS; do measure "joint-$seed" 25 guarded --adapter "$RUNS/joint-$seed"; done
+for seed in $SEEDS; do measure "gated-$seed" 25 guarded --adapter "$RUNS/gated-$seed"; done
 for ablation in no-pretrain no-attention lambda-0 lambda-0.01 lambda-1 r-5 r-20 position-tracking spans-inference; do
     measure "joint-$ablation" 25 guarded --adapter "$RUNS/joint-$ablation"
 done
@@ -124,8 +138,11 @@ measure joint-schedule-periodic 25 guarded --adapter "$RUNS/joint-$first" --sche
 measure joint-tau-1 25 guarded --adapter "$RUNS/joint-$first" --tau 1
 measure joint-tau-3 25 guarded --adapter "$RUNS/joint-$first" --tau 3
 
-# 4. The table.
-step report 1 "$RUNS/report/report.md" report "${REPORTED[@]}" --names "$(IFS=,; echo "${NAMES[*]}")" --output_dir "$RUNS/report"
+# 4. The table, of the rows that are there.
+if [ ${#REPORTED[@]} -gt 0 ]; then
+    rm -f "$RUNS/.done/report"
+    step report 1 report "${REPORTED[@]}" --names "$(IFS=,; echo "${NAMES[*]}")" --output_dir "$RUNS/report"
+fi
 if [ -n "$LIST" ]; then
     printf '# in all about %d h on two cores\n' $((MINUTES / 60))
 fi

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from safesignal.align.label import FileLabels, GuardLabels, label_pieces, unlabelled_path
-from safesignal.data.raw import Piece
+from safesignal.align.config import AlignConfig
+from safesignal.align.examples import load_mixture
+from safesignal.align.label import FileLabels, GuardLabels, OwnLabels, label_pieces, unlabelled_path
+from safesignal.data.mixture import prompt_key, text_key
+from safesignal.data.raw import Piece, local_documents, pieces
 from safesignal.data.records import read_records
 from safesignal.errors import DataError, UsageError
 from safesignal.judges.base import Judgement
@@ -147,3 +150,18 @@ def test_wrong_use_is_told(run: Run, tmp_path: Path, options: tuple[str, ...], m
     done = run("label", "--output", tmp_path / "rows.jsonl", *options)
     assert done.code == 2
     assert message in " ".join(done.err.split())
+
+
+def test_an_answer_keeps_its_job_and_the_side_of_its_prompt(tmp_path: Path) -> None:
+    source, output = tmp_path / "answers.jsonl", tmp_path / "rows.jsonl"
+    rows = [
+        {"id": "a", "prompt": "asked", "response": "said", "job": "calibration"},
+        {"id": "b", "prompt": "wrapped", "base_prompt": "bare", "response": "told"},
+    ]
+    write_rows(source, [row | {"response_label": "benign"} for row in rows])
+    documents = local_documents(source, "response", "response_label")
+    label_pieces(pieces(documents, 100), OwnLabels("response_label"), output, licence="sharealike")
+    calibration, other = read_records(output)
+    assert (calibration.prompt, prompt_key(calibration)) == ("said", text_key("asked"))
+    assert (other.prompt, prompt_key(other)) == ("told", text_key("bare"))
+    assert load_mixture(AlignConfig(recipe="pretrain"), None, [calibration, other]) == [other]

@@ -286,3 +286,26 @@ def test_a_run_that_is_killed_while_it_notes_a_plan_is_still_whole(
             run.run()
     assert (run.folder / "run.json").read_text() == before
     assert suite_run(model, suite_file, "base").run()["planned"]["direct"] == 3
+
+
+def test_another_model_may_write_the_prefills_and_the_run_goes_on_with_it_alone(
+    model: SafeSignalModel, suite_file: Path
+) -> None:
+    class Author(PlainTarget):
+        asked = 0
+
+        def identity(self) -> dict[str, Any]:
+            return {**super().identity(), "name": "the author"}
+
+        def answer(self, requests: Sequence[Any]) -> list[Any]:
+            self.asked += len(requests)
+            return super().answer(requests)
+
+    author, own = Author(model), suite_run(model, suite_file, "base")
+    own.subject = Subject(PlainTarget(model), author, prefills_by="the author")
+    own.run()
+    assert author.asked
+    assert {row["cell"] for row in rows_of(own.folder)} >= {"deep"}
+    assert own.record.read()["prefills_by"]["name"] == "the author"
+    with pytest.raises(UsageError, match="another prefills_by"):
+        suite_run(model, suite_file, "base").claim()

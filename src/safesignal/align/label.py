@@ -127,7 +127,8 @@ def label_pieces(
 ) -> Counter[str]:
     """Label every piece that neither file holds yet.
 
-    Rows are what `safesignal align --recipe pretrain --data` reads: `prompt` is the piece, `prompt_label` its label.
+    Rows are what `safesignal align --recipe pretrain --data` reads: `prompt` is the piece, `prompt_label` its label. An
+    answer keeps its rollout job and its prompt: calibration answers stay untrained on, validation ones stay apart.
 
     Args:
         pieces: What to label, as a stream.
@@ -163,7 +164,7 @@ def label_pieces(
                     continue
                 row = {"id": piece.id, "prompt": piece.text, "prompt_label": label, "source": piece.id.split("/")[0]}
                 row |= {"licence": licence, "guard": labeller.name, "fingerprint": labeller.fingerprint}
-                (writer if label else apart).write(row | {"rule": said.rule})
+                (writer if label else apart).write(row | {"rule": said.rule} | dict(piece.kept))
             progress(counts)
     return counts
 

@@ -89,12 +89,15 @@ def align(
     log(f"left out: {left_out} too long or unlabelled, {foreign} of other licences")
 
     trainer = Trainer(recipe, train, val, folder / _WORK)
+    if trainer.steps < config.max_steps:
+        log(f"the rows end after {trainer.steps} steps, fewer than max_steps = {config.max_steps}")
     recipe.prepare([*train, *val], folder / _WORK)
     if trainer.accelerator.is_main_process:
         _write_prompts(folder / _WORK, train, val, records, config)
     trainer.run(report)
     finished = trainer.finish(Rows(records, train, val), log)
-    record = _record(config, train, val, data, finished.metrics, trainer.history, time.perf_counter() - begun)
+    record = {"steps": trainer.step, "step_rows": trainer.rows}
+    record |= _record(config, train, val, data, finished.metrics, trainer.history, time.perf_counter() - begun)
     recipe.save(folder, record | dict(finished.record), write=trainer.accelerator.is_main_process)
     return AlignResult(finished.metrics, finished.calibration, time.perf_counter() - begun, left_out)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ from safesignal.errors import SignalError, UsageError
 __all__ = ["Progress", "Share", "Trainer", "share_out"]
 
 _STATE_FILE = "state.pt"
+_BEST_FILE = "best.pt"
 _HISTORY_FILE = "history.jsonl"
 _NOT_IN_KEY = (
     # Only the thresholds depend on these: a finished run may be calibrated again.
@@ -225,16 +225,15 @@ class Trainer:
         terms = {term: totals[term] / count for term, count in counts.items() if count}
         loss = sum(self.recipe.weights[term] * value for term, value in terms.items())
         if not math.isfinite(loss):
-            raise SignalError(
-                f"the training loss is {loss} at step {self.step + 1}. Expected a finite number.",
-                hint="lower `--learning_rate`; the last checkpoint is kept",
-            )
+            raise _no_number("training loss", loss, self.step + 1)
         return loss, terms
 
     def _evaluate(self, loss: float, terms: Mapping[str, float]) -> Figures:
         with gathered(self.module), self._autocast():
             metrics = self.recipe.validate(self.val)
         loss_of_all = self._agreed(metrics.loss)
+        if not math.isfinite(loss_of_all):
+            raise _no_number("validation loss", loss_of_all, self.step)
         better = loss_of_all < self.best_loss
         self.best_loss, self.stale = (loss_of_all, 0) if better else (self.best_loss, self.stale + 1)
         parts = {f"train_{term}": round(value, 5) for term, value in terms.items()} if len(terms) > 1 else {}
@@ -261,11 +260,11 @@ class Trainer:
         }
         if not self.accelerator.is_main_process:
             return
-        scratch = self.folder / f".{_STATE_FILE}"
-        torch.save(state, scratch)
-        scratch.replace(self.folder / _STATE_FILE)
-        if better:
-            shutil.copy(self.folder / _STATE_FILE, self.folder / "best.pt")
+        # The best first: a state that tells of a better loss must find its weights.
+        for name in [_BEST_FILE] * better + [_STATE_FILE]:
+            scratch = self.folder / f".{name}"
+            torch.save(state, scratch)
+            scratch.replace(self.folder / name)
         with (self.folder / _HISTORY_FILE).open("w") as file:
             file.writelines(json.dumps(row) + "\n" for row in self.history)
 
@@ -296,5 +295,12 @@ class Trainer:
 
     def _restore_best(self) -> None:
         self.accelerator.wait_for_everyone()
-        state = torch.load(self.folder / "best.pt", weights_only=True, map_location="cpu")
+        state = torch.load(self.folder / _BEST_FILE, weights_only=True, map_location="cpu")
         self.recipe.load_state(state["weights"])
+
+
+def _no_number(what: str, value: float, step: int) -> SignalError:
+    return SignalError(
+        f"the {what} is {value} at step {step}. Expected a finite number.",
+        hint="lower `--learning_rate`; the last checkpoint is kept",
+    )

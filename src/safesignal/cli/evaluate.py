@@ -55,6 +55,15 @@ class TargetOptions(EndpointOptions):
         "base,guarded"
     )
     probe: Annotated[str | None, option("probe", "Folder of the probe, from `safesignal probe`.", _TARGET)] = None
+    prefills_by: Annotated[
+        str | None,
+        option(
+            "prefills_by",
+            "Model whose answers prefills of k tokens begin, so that tuned models face the same ones.",
+            _TARGET,
+            show_default="the model itself, unguarded",
+        ),
+    ] = None
 
     def names(self) -> list[str]:
         """Return the targets asked for, each once."""
@@ -136,28 +145,30 @@ def _subjects(
     model: ModelOptions, signal: SignalOptions, policy: PolicyOptions, target: TargetOptions
 ) -> Mapping[str, Callable[[], Subject]]:
     """Return a way to make each target; all share one loaded model."""
-    from safesignal.attacks.targets import PlainTarget
+    from safesignal.attacks.targets import PlainTarget, plain_target
     from safesignal.suites.run import Subject
 
     if (aimed := target.aim()) is not None:
         return {"endpoint": lambda: Subject(aimed, None)}
     loaded = model.load(signal="guarded" in target.names())
     plain = PlainTarget(loaded)
+    author = plain if target.prefills_by is None else plain_target(target.prefills_by, **model.how())
+    own: dict[str, Any] = {"plain": author, "prefills_by": target.prefills_by or ""}
 
     def guarded() -> Subject:
-        return Subject(guarded_target(loaded, signal, policy), plain)
+        return Subject(guarded_target(loaded, signal, policy), **own)
 
     def probed() -> Subject:
         from safesignal.baselines.probe import Probe, ProbeTarget
 
-        return Subject(ProbeTarget(plain, Probe.load(str(target.probe)), signal.preset), plain)
+        return Subject(ProbeTarget(plain, Probe.load(str(target.probe)), signal.preset), **own)
 
     def filtered() -> Subject:
         from safesignal.baselines.keywords import KeywordTarget
 
-        return Subject(KeywordTarget(plain), plain)
+        return Subject(KeywordTarget(plain), **own)
 
-    return {"base": lambda: Subject(plain, plain), "guarded": guarded, "probe": probed, "keywords": filtered}
+    return {"base": lambda: Subject(plain, **own), "guarded": guarded, "probe": probed, "keywords": filtered}
 
 
 def _show(name: str, results: Mapping[str, Any], *, allow_errors: bool) -> int:

@@ -7,9 +7,10 @@ run that goes on from where it stopped meets the same ids again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safesignal.data.jsonl import Problem, problems_error, scan_jsonl
 from safesignal.errors import DataError, UsageError
@@ -25,11 +26,13 @@ class Document:
         id: Unique in its source.
         text: The whole of it.
         label: What the source itself says of it; empty if it says nothing.
+        kept: Fields of its row that decide whether and where it is trained on: `job` and `base_prompt`.
     """
 
     id: str
     text: str
     label: str = ""
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,13 @@ class Piece:
         id: The document's id, `#`, and the number of the piece in it.
         text: At most as many characters as asked for, never blank.
         label: The document's own label.
+        kept: The document's own.
     """
 
     id: str
     text: str
     label: str = ""
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 def local_documents(path: str | Path, field: str = "text", label_field: str = "") -> Iterator[Document]:
@@ -105,7 +110,7 @@ def hub_documents(
 def pieces(documents: Iterator[Document], length: int, limit: int | None = None) -> Iterator[Piece]:
     """Yield the documents' pieces of at most `length` characters, the first `limit` of them."""
     every = (
-        Piece(f"{document.id}#{number}", text, document.label)
+        Piece(f"{document.id}#{number}", text, document.label, document.kept)
         for document in documents
         for number, text in enumerate(cut(document.text, length))
     )
@@ -141,7 +146,15 @@ def _rows(path: Path, field: str, label_field: str) -> Iterator[Document]:
             raise problems_error(path, [problem])
         assert isinstance(row, dict)
         if row[field] is not None:
-            yield Document(f"{path.name}/{row.get('id', line)}", row[field], str(row.get(label_field) or ""))
+            label = str(row.get(label_field) or "")
+            yield Document(f"{path.name}/{row.get('id', line)}", row[field], label, _kept(row, field))
+
+
+def _kept(row: Mapping[str, Any], field: str) -> dict[str, str]:
+    """Return what keeps an answer apart: its rollout job, and the prompt whose side of the split it must stay on."""
+    asked = row.get("base_prompt") or (row.get("prompt") if field != "prompt" else None)
+    found = {"job": row.get("job"), "base_prompt": asked}
+    return {name: value for name, value in found.items() if isinstance(value, str) and value.strip()}
 
 
 def _blocks(path: Path) -> Iterator[Document]:

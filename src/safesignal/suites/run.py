@@ -50,10 +50,12 @@ class Subject:
     Attributes:
         target: What attacks are aimed at.
         plain: The same model without its guard, which writes prefills of k tokens; None for an endpoint.
+        prefills_by: Name of `plain` where that is another model; empty where it is the same.
     """
 
     target: Target
     plain: PlainSource | None
+    prefills_by: str = ""
 
     def variant(self, cell: Cell) -> Target | None:
         """Return the target as a cell wants it; None where the cell measures a part that it does not have."""
@@ -185,6 +187,7 @@ class SuiteRun:
             "target": self.subject.target.identity(),
             "seed": self.suite.seed,
             "datasets": self._datasets(),
+            "prefills_by": self._author(),
         }
         record = {
             "environment": environment(),
@@ -196,6 +199,11 @@ class SuiteRun:
         claim(path, run, record, place=self.folder, option="--output_dir", begin=not path.exists())
         sections = {name: own for name, own in self.suite.sections.items() if (self.folder / FILES[name]).exists()}
         self.record.check({name: digest_of(plans) for name, plans in self.outlines.items()}, sections)
+
+    def _author(self) -> Mapping[str, Any] | None:
+        """Return who writes prefills of k tokens, where it is not the target's own model."""
+        plain = self.subject.plain
+        return plain.identity() if plain is not None and self.subject.prefills_by else None
 
     def _behaviors(self, cell: Cell) -> BehaviorSet:
         families = cell.parameters.get("families", ()) if cell.attack == "artifact" else ()

@@ -13,7 +13,7 @@ import safesignal.modeling.forward as forward_module
 from safesignal.modeling.cache import TextState
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
-from safesignal.rules import ANNEALING, EVERY, Policy
+from safesignal.rules import ANNEALING, EVERY, Policy, Schedule, periodic
 from tests.invariants.harness import (
     NEVER,
     PROMPTS,
@@ -63,10 +63,12 @@ def assert_base_bits(
             assert torch.equal(found_BWGD[own], expected_BWGD[own]), f"cache of layer {index}"
 
 
-def assert_fused_is_separate(model: SafeSignalModel, conversations: list[Encoded], *, new: int = NEW) -> None:
+def assert_fused_is_separate(
+    model: SafeSignalModel, conversations: list[Encoded], *, schedule: Schedule = EVERY, new: int = NEW
+) -> None:
     """Signals and text hidden states agree to 1e-4, greedy ids wherever the choice is clear."""
-    separate, apart = run(model, conversations, checks="separate", schedule=EVERY, new=new)
-    fused, joined = run(model, conversations, checks="fused", schedule=EVERY, new=new)
+    separate, apart = run(model, conversations, checks="separate", schedule=schedule, new=new)
+    fused, joined = run(model, conversations, checks="fused", schedule=schedule, new=new)
     assert any(text and safety for text, safety in joined.passes), "no pass was fused"
     assert not any(text and safety for text, safety in apart.passes)
     same = new
@@ -103,10 +105,14 @@ def assert_signals_mean_their_span(model: SafeSignalModel, conversations: list[E
 # -------------------------------------------------------------------------------------------- families
 
 
-@pytest.mark.parametrize("signal", [False, True], ids=["off", "separate"])
-def test_off_or_separate_is_the_base_model_bit_for_bit(family: Family, prompts: list[str], signal: bool) -> None:
+@pytest.mark.parametrize(
+    ("signal", "checks"), [(False, "fused"), (False, "separate"), (True, "separate")], ids=["off", "both", "separate"]
+)
+def test_off_or_separate_is_the_base_model_bit_for_bit(
+    family: Family, prompts: list[str], signal: bool, checks: Checks
+) -> None:
     model = guarded(family)
-    assert_base_bits(model, encoded(model, prompts), signal=signal)
+    assert_base_bits(model, encoded(model, prompts), signal=signal, checks=checks)
 
 
 def test_fused_is_separate(family: Family, prompts: list[str]) -> None:
@@ -118,6 +124,11 @@ def test_fused_is_separate(family: Family, prompts: list[str]) -> None:
 def test_signals_mean_their_span(family: Family, prompts: list[str], checks: Checks) -> None:
     model = guarded(family)
     assert_signals_mean_their_span(model, encoded(model, prompts), checks)
+
+
+def test_steps_between_checks_of_a_padded_batch(family: Family) -> None:
+    model = guarded(family)
+    assert_fused_is_separate(model, encoded(model, PROMPTS[:3]), schedule=periodic(7))
 
 
 @pytest.mark.parametrize("first_family", ["llama", "gemma3", "gpt2"])

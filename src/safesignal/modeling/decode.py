@@ -176,7 +176,9 @@ def _feed(
     sights = [
         [forward.sight(row.ranges(span), row.since(span)) for span in own] for row, own in zip(rows, spans, strict=True)
     ]
-    scores, signals = forward.feed(state, pending, sights, fused=settings.fused)
+    # With the signal off nothing is fused: what is written is the base model's own, bit for bit.
+    fused = settings.fused and any(row.watch for row in rows)
+    scores, signals = forward.feed(state, pending, sights, fused=fused)
     state.advance([len(ids) for ids in pending])
     for row, end in zip(rows, ends, strict=True):
         row.fed = end

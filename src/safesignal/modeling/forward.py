@@ -177,7 +177,8 @@ class SignalForward(nn.Module):
         keys_BC = state.key_positions(fed, new, stored=False)
         padded = bool((keys_BC < 0).any())
         # A step of a padded batch is masked too: stock attention would repeat the whole cache for every query head.
-        masked = state.ragged(fed, new) or state.cache.stores or (fused and (checks or (padded and new == 1)))
+        repeats = padded and new == 1 and self.stack.backend == "sdpa"
+        masked = state.ragged(fed, new) or state.cache.stores or (fused and (checks or repeats))
         if new and masked:
             logits_BV, hidden_BKD = self._masked_pass(state, keys_BC, tokens, sights if fused else [[]] * len(fed))
         elif new:

@@ -143,6 +143,7 @@ def bench() -> list[dict[str, Any]]:
             "extra": time / 34.3 - 1,
             "first": 61.25,
             "peak": 2**20 * 900,
+            "schedule": "" if name == "off" else name.split(",")[0],
         }
         for batch in (1, 8)
         for name, time in times.items()
@@ -283,6 +284,7 @@ def results(*, guarded: bool = True, name: str = "", **more: Any) -> dict[str, A
     }
     if guarded:
         target |= {"preset": "balanced", "policy": {"threshold": 0.7, "window_threshold": 0.5, "tau": 2}}
+        target["schedule"] = "annealing"
     return {
         "schema_version": 2,
         "suite": "paper",

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from safesignal.align.config import AlignConfig
 from safesignal.errors import ModelError, UsageError
+from safesignal.modeling.likelihood import logits_of
 
 __all__ = [
     "LmFigures",
@@ -24,7 +25,6 @@ __all__ = [
     "answer_losses",
     "checkpointing",
     "decoder_layers",
-    "logits_of",
     "prepare_base",
     "summed_losses",
 ]
@@ -168,10 +168,3 @@ def summed_losses(
     rows_N, columns_N, targets_N = torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 3).unbind(dim=1)
     losses_N = F.cross_entropy(logits_of(base, hidden_BTD[rows_N, columns_N - 1]), targets_N, reduction="none")
     return losses_N.new_zeros(len(batch)).index_add(0, rows_N, losses_N)
-
-
-def logits_of(base: PreTrainedModel, hidden_ND: Tensor) -> Tensor:
-    """Return the (N, V) scores of hidden states in fp32, Gemma's soft cap included."""
-    logits_NV: Tensor = base.get_output_embeddings()(hidden_ND).float()
-    cap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
-    return logits_NV if not cap else cap * torch.tanh(logits_NV / cap)

@@ -24,6 +24,7 @@ from safesignal.config import SignalConfig
 from safesignal.errors import ModelError, UsageError
 from safesignal.modeling.adapter_io import identify
 from safesignal.modeling.chat import Encoded, encode_chat
+from safesignal.modeling.likelihood import watched_likelihoods
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Answer
 from safesignal.modeling.zoo import load_base
@@ -168,6 +169,33 @@ class GuardedTarget(_LoopTarget):
     def identity(self) -> dict[str, Any]:
         """Return base, adapter, thresholds, schedule and policy."""
         return {"kind": "guarded", **self._identity, "policy": asdict(self.policy), "schedule": str(self.schedule)}
+
+    def losses(self, requests: Sequence[Request], answers: Sequence[str]) -> Tensor:
+        """Return the (B,) mean negative log-likelihood of the wanted answers; those of a joint model see the signal."""
+        if not self._seen:
+            return super().losses(requests, answers)
+        encoded = [self._encode(request) for request in requests]
+        found = watched_likelihoods(
+            self.model.forward_signal,
+            [one.ids for one in encoded],
+            [self._to_ids(answer) for answer in answers],
+            [one.query_ranges() for one in encoded],
+        )
+        return torch.stack([-one.logprobs_A.mean() for one in found])
+
+    def embedding_gradient(self, ids: Tensor, loss_from: int) -> tuple[Tensor, Tensor]:
+        """Return what a bare model does; not to be had of a joint one, whose answers see the signal.
+
+        Raises:
+            UsageError: If the model is joint: the gradient without [CLS] would be that of a weaker attack.
+        """
+        if self._seen:
+            raise UsageError("a joint model's answers see [CLS], bare ids hold none. Expected a gated or bare target.")
+        return super().embedding_gradient(ids, loss_from)
+
+    @property
+    def _seen(self) -> bool:
+        return self.model.forward_signal.joint and self.policy.implicit
 
     def signals(self, requests: Sequence[Request]) -> list[list[float]]:
         """Return, per request, the signals that decide before a token is written: query, earlier answers, prefill.

@@ -71,6 +71,7 @@ class BenchRow:
         extra: Median over repetitions of the time against `off` in the same repetition, minus 1.
         first: Median time to the first token, milliseconds.
         peak: Peak memory of the process so far (CPU) or of the device, bytes.
+        schedule: When checks ran, as :func:`safesignal.rules.parse_schedule` reads it; empty for none.
     """
 
     variant: str
@@ -82,6 +83,7 @@ class BenchRow:
     extra: float
     first: float
     peak: int
+    schedule: str = ""
 
 
 def bench_decode(
@@ -101,23 +103,26 @@ def bench_decode(
         for _ in range(config.repeats):
             for variant in VARIANTS:
                 times[variant.name].append(_time_once(model, prompts, variant, config.new_tokens))
-        rows += [_row(variant.name, batch, context, times, _peak_memory(model)) for variant in VARIANTS]
+        rows += [_row(variant, batch, context, times, _peak_memory(model)) for variant in VARIANTS]
     return rows
 
 
-def _row(name: str, batch: int, context: int, times: dict[str, list[tuple[float, float]]], peak: int) -> BenchRow:
-    own = [step for _, step in times[name]]
+def _row(
+    variant: Variant, batch: int, context: int, times: dict[str, list[tuple[float, float]]], peak: int
+) -> BenchRow:
+    own = [step for _, step in times[variant.name]]
     ratios = [step / off for step, (_, off) in zip(own, times["off"], strict=True)]
     return BenchRow(
-        variant=name,
+        variant=variant.name,
         batch=batch,
         context=context,
         milliseconds=1000 * statistics.median(own),
         low=1000 * min(own),
         high=1000 * max(own),
         extra=statistics.median(ratios) - 1,
-        first=1000 * statistics.median(first for first, _ in times[name]),
+        first=1000 * statistics.median(first for first, _ in times[variant.name]),
         peak=peak,
+        schedule="" if variant.schedule is None else str(variant.schedule),
     )
 
 

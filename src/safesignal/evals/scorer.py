@@ -1,20 +1,22 @@
 """The guarded model as task runners want it: likelihoods of continuations, and answers under the signal.
 
-Likelihoods come from the base model, which the defence leaves as it is; that a prompt would have been refused is
-counted beside them. A generated answer is what the defence released, so a refusal is a wrong answer.
+Likelihoods are those of the text as it would be written: the base model's own, which the gated recipe leaves as it is,
+or a joint model's with the check of the context in sight. That a prompt would have been refused is counted beside them.
+A generated answer is what the defence released, so a refusal is a wrong answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 from safesignal.errors import UsageError
 from safesignal.evals.schema import RateRow, rate_row
 from safesignal.evals.tasks import Task, final_number, most_likely
-from safesignal.modeling.likelihood import answer_likelihoods
+from safesignal.modeling.likelihood import Likelihood, answer_likelihoods, watched_likelihoods
 from safesignal.modeling.model import SafeSignalModel
-from safesignal.rules import Policy
+from safesignal.rules import Policy, Schedule
 from safesignal.stats import Rate
 
 __all__ = ["GuardedScorer", "run_local_task"]
@@ -26,6 +28,7 @@ class GuardedScorer:
     Args:
         model: The guarded model.
         policy: Operating point; None takes the adapter's balanced preset.
+        schedule: When answers are checked; None takes the adapter's.
         signal: Read the signal at all; False is the bare base model.
         batch_size: Rows read or written together.
 
@@ -34,9 +37,15 @@ class GuardedScorer:
     """
 
     def __init__(
-        self, model: SafeSignalModel, *, policy: Policy | None = None, signal: bool = True, batch_size: int = 8
+        self,
+        model: SafeSignalModel,
+        *,
+        policy: Policy | None = None,
+        schedule: Schedule | None = None,
+        signal: bool = True,
+        batch_size: int = 8,
     ) -> None:
-        self.model, self.signal, self.batch_size = model, signal, batch_size
+        self.model, self.schedule, self.signal, self.batch_size = model, schedule, signal, batch_size
         self.policy = policy or model.policy()
         self.refused: dict[str, bool] = {}
 
@@ -67,7 +76,8 @@ class GuardedScorer:
         answers: dict[int, str] = {}
         for batch in self._batches([len(context) for context in contexts]):
             encoded = [self.model.encode_one(contexts[index]) for index in batch]
-            found = self.model.answer(encoded, policy=self.policy, signal=self.signal, options=options, numbers=batch)
+            how: dict[str, Any] = {"policy": self.policy, "schedule": self.schedule, "signal": self.signal}
+            found = self.model.answer(encoded, options=options, numbers=batch, **how)
             answers |= {index: answer.text for index, answer in zip(batch, found, strict=True)}
             self.refused |= {contexts[index]: answer.refused for index, answer in zip(batch, found, strict=True)}
         return [answers[index] for index in range(len(contexts))]
@@ -90,9 +100,17 @@ class GuardedScorer:
         for batch in self._batches([len(context) + len(wanted) for context, wanted in rows]):
             contexts, wanted = zip(*(rows[index] for index in batch), strict=True)
             self._check_length(max(len(own) + len(other) - 1 for own, other in zip(contexts, wanted, strict=True)))
-            read = answer_likelihoods(self.model.base, contexts, wanted)
+            read = self._read(contexts, wanted)
             found |= {i: (float(one.logprobs_A.sum()), one.greedy) for i, one in zip(batch, read, strict=True)}
         return [found[index] for index in range(len(rows))]
+
+    def _read(self, contexts: Sequence[list[int]], wanted: Sequence[list[int]]) -> list[Likelihood]:
+        """Read continuations as they are written: where text sees the signal, with the check of its context."""
+        if not (self.signal and self.policy.implicit and self.model.forward_signal.joint):
+            return answer_likelihoods(self.model.base, contexts, wanted)
+        return watched_likelihoods(
+            self.model.forward_signal, contexts, wanted, [[(0, len(context))] for context in contexts]
+        )
 
     def _split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Tokenise both as one text; spaces at the end of the context belong to the continuation."""

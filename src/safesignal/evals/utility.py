@@ -10,6 +10,7 @@ Shapes: T answer tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from safesignal.evals.tasks import Task
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.rows import Row
-from safesignal.rules import Policy
+from safesignal.rules import Policy, Schedule
 from safesignal.stats import Rate
 from safesignal.types import Span
 
@@ -60,8 +61,8 @@ def run_utility(
     Raises:
         UsageError: If a task needs lm-eval and it is not installed, or was not chosen.
     """
-    policy = scorer.policy
-    found = run_perplexity(scorer.model, texts, signal=scorer.signal, policy=policy, seed=seed) if texts else {}
+    how: dict[str, Any] = {"signal": scorer.signal, "policy": scorer.policy, "schedule": scorer.schedule, "seed": seed}
+    found = run_perplexity(scorer.model, texts, **how) if texts else {}
     harness = runner == "lm-eval" or (runner == "auto" and find_spec("lm_eval") is not None)
     if harness:
         return found | {
@@ -81,6 +82,7 @@ def run_perplexity(
     *,
     signal: bool = True,
     policy: Policy | None = None,
+    schedule: Schedule | None = None,
     max_tokens: int = 64,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -90,7 +92,8 @@ def run_perplexity(
         model: The guarded model.
         texts: (prompt, answer) pairs.
         signal: Measure with checks beside the base model; False gives the base's perplexity alone.
-        policy: Whose threshold tells a refused prompt; None takes the adapter's balanced preset.
+        policy: Under which text is read, and whose threshold tells a refused prompt; None takes the balanced preset.
+        schedule: When answers are checked; None takes the adapter's.
         max_tokens: Most tokens of an answer that are read.
         seed: Of the bootstrap, which resamples texts.
 
@@ -109,8 +112,8 @@ def run_perplexity(
         losses["base"].append(_loss(base_TV, one))
         if not signal:
             continue
-        separate_TV, _ = fed_logprobs(model, one, "separate")
-        fused_TV, query = fed_logprobs(model, one, "fused")
+        separate_TV, _ = fed_logprobs(model, one, "separate", policy, schedule)
+        fused_TV, query = fed_logprobs(model, one, "fused", policy, schedule)
         refused.append(query >= threshold)
         losses["guarded"].append(_loss(fused_TV, one))
         divergences["separate"].append(_divergence(base_TV, separate_TV))
@@ -129,7 +132,13 @@ def run_perplexity(
 
 
 @torch.no_grad()
-def fed_logprobs(model: SafeSignalModel, one: Encoded, checks: Checks) -> tuple[Tensor, float]:
+def fed_logprobs(
+    model: SafeSignalModel,
+    one: Encoded,
+    checks: Checks,
+    policy: Policy | None = None,
+    schedule: Schedule | None = None,
+) -> tuple[Tensor, float]:
     """Return the (T, V) next-token log-probabilities before each answer token, and the query signal (NaN if off).
 
     The answer is forced through the loop's own steps: the prompt with the query check, then one token at a time with
@@ -139,10 +148,13 @@ def fed_logprobs(model: SafeSignalModel, one: Encoded, checks: Checks) -> tuple[
         model: The guarded model.
         one: A prompt with its answer as the prefill, at least one token.
         checks: `off` is the bare base model.
+        policy: Windows, and whether text sees the signal; None takes the adapter's balanced preset.
+        schedule: When the answer is checked; None takes the adapter's.
     """
     forward, fused = model.forward_signal, checks == "fused"
     prompt = Encoded(one.ids[: one.text], one.roles[: one.text])
-    row = Row(0, prompt, model.policy(dependence="low"), model.schedule(), watch=checks != "off")
+    policy = replace(policy or model.policy(), dependence="low")
+    row = Row(0, prompt, policy, schedule or model.schedule(), watch=checks != "off")
     state, found, query = forward.new_state(1), [], float("nan")
     for token in one.ids[one.text :]:
         span = row.due() if row.fed else Span(query=True) if row.watch else None

@@ -1,6 +1,6 @@
 """How likely a model finds answers that are given: read once, scores computed for the answers' tokens alone.
 
-Shapes: B batch, T tokens, A tokens of one answer, V vocabulary.
+Shapes: B batch, T tokens, K safety rows, N chosen tokens, A tokens of one answer, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safesignal.errors import UsageError
+from safesignal.modeling.forward import SignalForward
 from safesignal.nn.masks import right_aligned
 
-__all__ = ["Likelihood", "answer_likelihoods"]
+__all__ = ["Likelihood", "answer_likelihoods", "logits_of", "watched_likelihoods"]
+
+Ids = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,7 @@ class Likelihood:
 
 
 @torch.no_grad()
-def answer_likelihoods(
-    base: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-) -> list[Likelihood]:
+def answer_likelihoods(base: PreTrainedModel, prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[Likelihood]:
     """Read each answer after its prompt, all in one batch; a row does not depend on its neighbours.
 
     Args:
@@ -45,10 +46,7 @@ def answer_likelihoods(
     Raises:
         UsageError: If a row has no prompt or no answer.
     """
-    if len(prompts) != len(answers) or not prompts or not all(prompts) or not all(answers):
-        raise UsageError(f"{len(prompts)} prompts and {len(answers)} answers, some empty. Expected tokens in each.")
-    # The last token predicts nothing that is asked for.
-    rows = [[*prompt, *answer][:-1] for prompt, answer in zip(prompts, answers, strict=True)]
+    rows = _rows(prompts, answers)
     width, device = max(map(len, rows)), base.device
     mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     logits_BAV = base(
@@ -58,11 +56,52 @@ def answer_likelihoods(
         logits_to_keep=max(map(len, answers)),
         use_cache=False,
     ).logits
-    found = []
-    for logits_AV, answer in zip(logits_BAV, answers, strict=True):
-        wanted_A = torch.tensor(answer, device=device)
-        own_AV = logits_AV[-len(answer) :]
-        logprobs_AV = own_AV.to(torch.promote_types(own_AV.dtype, torch.float32)).log_softmax(dim=-1)
-        greedy = bool((logprobs_AV.argmax(dim=-1) == wanted_A).all())
-        found.append(Likelihood(logprobs_AV.gather(1, wanted_A[:, None])[:, 0], greedy))
-    return found
+    return [_told(logits_AV[-len(answer) :], answer) for logits_AV, answer in zip(logits_BAV, answers, strict=True)]
+
+
+@torch.no_grad()
+def watched_likelihoods(
+    forward: SignalForward,
+    prompts: Sequence[Ids],
+    answers: Sequence[Ids],
+    queries: Sequence[Sequence[tuple[int, int]]],
+) -> list[Likelihood]:
+    """Return the same where answers see the signal, as the joint recipe trains them: with the check of the query.
+
+    Args:
+        forward: A joint model.
+        prompts: Per row, the ids before the answer.
+        answers: Per row, the ids of the answer.
+        queries: Per row, the (start, end) positions of the prompt that [CLS] sees.
+
+    Raises:
+        UsageError: If a row has no prompt or no answer.
+    """
+    rows = _rows(prompts, answers)
+    sights = [[forward.sight(own, since=len(prompt))] for own, prompt in zip(queries, prompts, strict=True)]
+    text_BTD = forward.train_pass(rows, sights)[:, : max(map(len, rows))]
+    return [
+        _told(logits_of(forward.base, hidden_TD[-len(answer) :]), answer)
+        for hidden_TD, answer in zip(text_BTD, answers, strict=True)
+    ]
+
+
+def logits_of(base: PreTrainedModel, hidden_ND: Tensor) -> Tensor:
+    """Return the (N, V) scores of hidden states in fp32, Gemma's soft cap included."""
+    logits_NV: Tensor = base.get_output_embeddings()(hidden_ND).float()
+    cap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
+    return logits_NV if not cap else cap * torch.tanh(logits_NV / cap)
+
+
+def _rows(prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[list[int]]:
+    """Join prompts and answers; the last token predicts nothing that is asked for."""
+    if len(prompts) != len(answers) or not prompts or not all(prompts) or not all(answers):
+        raise UsageError(f"{len(prompts)} prompts and {len(answers)} answers, some empty. Expected tokens in each.")
+    return [[*prompt, *answer][:-1] for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def _told(logits_AV: Tensor, answer: Ids) -> Likelihood:
+    wanted_A = torch.tensor(answer, device=logits_AV.device)
+    logprobs_AV = logits_AV.to(torch.promote_types(logits_AV.dtype, torch.float32)).log_softmax(dim=-1)
+    greedy = bool((logprobs_AV.argmax(dim=-1) == wanted_A).all())
+    return Likelihood(logprobs_AV.gather(1, wanted_A[:, None])[:, 0], greedy)

@@ -90,10 +90,11 @@ def _tasks(runs: Sequence[Run]) -> list[Column]:
 
 
 def _cost(runs: Sequence[Run]) -> list[Column]:
-    """Return the extra time per token of the default schedule, in the first setting that was timed."""
+    """Return the extra time per token of each run's own schedule, in the first setting that was timed."""
     found = []
     for run in runs:
         rows = (run.results.get("overhead") or {}).get("rows") or []
-        extra = next((row["extra"] for row in rows if row["variant"] == "annealing, fused"), None)
+        own = [row for row in rows if row.get("schedule") == run.target.get("schedule") and "fused" in row["variant"]]
+        extra = own[0]["extra"] if own else None
         found.append(NOTHING if extra is None else Cell(f"{100 * extra:+.1f} %"))
     return [("extra time per token", found)] if any(cell is not NOTHING for cell in found) else []

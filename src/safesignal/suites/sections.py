@@ -103,9 +103,10 @@ def utility(run: SectionRun, settings: Mapping[str, Any]) -> None:
         return
 
     def make() -> Mapping[str, Any]:
-        guarded = isinstance(target, GuardedTarget)
-        policy = target.policy if isinstance(target, GuardedTarget) else None
-        scorer = GuardedScorer(target.model, signal=guarded, policy=policy, batch_size=run.batch_size)
+        how: dict[str, Any] = {"signal": False}
+        if isinstance(target, GuardedTarget):
+            how = {"policy": target.policy, "schedule": target.schedule}
+        scorer = GuardedScorer(target.model, batch_size=run.batch_size, **how)
         texts = [
             (record.prompt, record.response or "")
             for name, n in settings.get("perplexity", {}).items()

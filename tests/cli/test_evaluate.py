@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from safesignal.attacks.targets import PlainTarget
+from safesignal.judges.embedded import default_folder
 from tests.cli.conftest import Run, Tiny
 
 
@@ -54,6 +55,17 @@ def test_the_policy_asked_for_is_the_one_measured(run: Run, tiny: Tiny, suite: l
     other = run(*suite, *own, "--targets", "guarded", "--policy", "low")
     assert other.code == 2
     assert "another target" in other.err
+
+
+def test_a_harm_judge_without_its_library_is_left_out_and_said_so(
+    run: Run, tiny: Tiny, suite: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default_folder().mkdir(parents=True)
+    monkeypatch.setattr("safesignal.cli.evaluate.find_spec", lambda _: None)
+    done = run(*suite, *tiny.args, "--targets", "base")
+    assert done.code == 0, done.err
+    assert "needs scikit-learn" in done.err
+    assert all(set(row["judgements"]) == {"refusal"} for row in attempts(tmp_path, "base"))
 
 
 def test_errored_attempts_withhold_rates(

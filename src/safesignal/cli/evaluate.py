@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,10 +136,15 @@ def _judges() -> dict[str, Judge]:
     """Return the embedded harm judge if it was trained on this machine."""
     from safesignal.judges.embedded import EmbeddedJudge, default_folder
 
-    if default_folder().exists():
-        return {"harm": EmbeddedJudge.load()}
-    note("no harm judge: `safesignal judge --train --data_dir DIR` makes one; a run started again then takes it")
-    return {}
+    if not default_folder().exists():
+        note("no harm judge: `safesignal judge --train --data_dir DIR` makes one; a run started again then takes it")
+        return {}
+    if find_spec("sklearn") is None:
+        note(
+            'no harm judge: it needs scikit-learn, `pip install "safesignal[eval]"`; a run started again then takes it'
+        )
+        return {}
+    return {"harm": EmbeddedJudge.load()}
 
 
 def _subjects(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,10 @@ def test_a_harm_judge_without_its_library_is_left_out_and_said_so(
     run: Run, tiny: Tiny, suite: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default_folder().mkdir(parents=True)
-    monkeypatch.setattr("safesignal.cli.evaluate.find_spec", lambda _: None)
+    monkeypatch.setattr(import_module("safesignal.cli.evaluate"), "find_spec", lambda _: None)
     done = run(*suite, *tiny.args, "--targets", "base")
     assert done.code == 0, done.err
-    assert "needs scikit-learn" in done.err
+    assert "without scikit-learn" in done.err
     assert all(set(row["judgements"]) == {"refusal"} for row in attempts(tmp_path, "base"))
 
 

@@ -140,9 +140,7 @@ def _judges() -> dict[str, Judge]:
         note("no harm judge: `safesignal judge --train --data_dir DIR` makes one; a run started again then takes it")
         return {}
     if find_spec("sklearn") is None:
-        note(
-            'no harm judge: it needs scikit-learn, `pip install "safesignal[eval]"`; a run started again then takes it'
-        )
+        note('no harm judge without scikit-learn: `pip install "safesignal[eval]"`; a run started again then takes it')
         return {}
     return {"harm": EmbeddedJudge.load()}
 

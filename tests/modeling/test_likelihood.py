@@ -74,7 +74,6 @@ def test_tasks_and_attacks_read_a_joint_model_with_its_check_in_sight() -> None:
     with pytest.raises(UsageError, match="see \\[CLS\\]"):
         seeing.embedding_gradient(torch.tensor(encoded.ids), encoded.text)
     blind.embedding_gradient(torch.tensor(encoded.ids), encoded.text)
-    scores = [
-        GuardedScorer(model, policy=SEEN, signal=signal).loglikelihood([("abc", "def")])[0][0] for signal in (1, 0)
-    ]
+    scorers = [GuardedScorer(model, policy=SEEN, signal=signal) for signal in (True, False)]
+    scores = [scorer.loglikelihood([("abc", "def")])[0][0] for scorer in scorers]
     assert abs(scores[0] - scores[1]) > 1e-3

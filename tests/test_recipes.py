@@ -122,7 +122,8 @@ def test_the_baselines_share_everything_but_their_recipe() -> None:
     assert replace(joint, recipe="sft") == sft
     assert replace(augment, recipe="sft") == sft
     gated = read_align_config(RECIPES / "smollm2-gated.toml")[0]
-    assert (gated.max_steps, gated.batch_size, gated.accumulation) == (sft.max_steps, sft.batch_size, sft.accumulation)
+    assert gated.max_steps == sft.max_steps
+    assert gated.batch_size * gated.accumulation == sft.batch_size * sft.accumulation
 
 
 def test_the_reproduction_suite_loads() -> None:

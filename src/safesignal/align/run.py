@@ -96,8 +96,7 @@ def align(
         _write_prompts(folder / _WORK, train, val, records, config)
     trainer.run(report)
     finished = trainer.finish(Rows(records, train, val), log)
-    record = {"steps": trainer.step, "step_rows": trainer.rows}
-    record |= _record(config, train, val, data, finished.metrics, trainer.history, time.perf_counter() - begun)
+    record = _record(config, trainer, data, finished.metrics, time.perf_counter() - begun)
     recipe.save(folder, record | dict(finished.record), write=trainer.accelerator.is_main_process)
     return AlignResult(finished.metrics, finished.calibration, time.perf_counter() - begun, left_out)
 
@@ -135,15 +134,10 @@ def _thinned(val: Sequence[Example], most: int) -> list[Example]:
 
 
 def _record(
-    config: AlignConfig,
-    train: Sequence[Example],
-    val: Sequence[Example],
-    data: Sequence[str | Path],
-    metrics: Figures,
-    history: Sequence[dict[str, Any]],
-    seconds: float,
+    config: AlignConfig, trainer: Trainer, data: Sequence[str | Path], metrics: Figures, seconds: float
 ) -> dict[str, Any]:
     """Write down everything a stranger needs to know how these weights came to be."""
+    train = trainer.train
     return {
         "settings": asdict(config),
         "files": {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in data},
@@ -151,9 +145,11 @@ def _record(
         "rows_by_licence": dict(sorted(Counter(e.record.licence for e in train).items())),
         "rows_by_label": dict(sorted(Counter(_label_of(e) for e in train).items())),
         "train_rows": len(train),
-        "val_rows": len(val),
+        "val_rows": len(trainer.val),
         "val_metrics": metrics.as_dict(),
-        "history": list(history),
+        "steps": trainer.step,
+        "step_rows": trainer.rows,
+        "history": list(trainer.history),
         "seconds": round(seconds, 1),
         "environment": environment(),
     }

@@ -184,7 +184,7 @@ class SignalForward(nn.Module):
         elif new:
             logits_BV = self._plain_pass(state, keys_BC, tokens, padded=padded)
         if checks and not (new and fused):
-            hidden_BKD = self._safety_pass(state, state.key_positions(fed, new, stored=True), sights)
+            hidden_BKD = self._safety_pass(state, keys_BC, sights)
         if not checks or hidden_BKD is None:
             return logits_BV, [[] for _ in tokens]
         if self.joint:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from safesignal.report.document import Cell, Section, Table
-from safesignal.report.numbers import NOTHING, estimate, rate, withheld, word
+from safesignal.report.numbers import NOTHING, estimate, word
+from safesignal.report.refusals import refused_cell
+from safesignal.report.robustness import asr_cell, headline
 from safesignal.report.runs import Run, by_key
 
 __all__ = ["overview_section"]
@@ -42,37 +43,25 @@ def _table(caption: str, runs: Sequence[Run], columns: Sequence[Column]) -> Tabl
 
 
 def _attacks(runs: Sequence[Run]) -> list[Column]:
-    keyed = by_key(runs, "attacks", "cell", "dataset", "variant")
-    return _columns(
-        runs,
-        {(cell, dataset): own for (cell, dataset, variant), own in keyed.items() if variant is None},
-        lambda run, entry: withheld(entry) if run.withheld(entry) else rate(run.asr(entry)),
-    )
+    rows = headline(runs)
+    names = _names([(cell, dataset) for cell, dataset, _ in rows])
+    return [(name, [asr_cell(run, entry) for run, entry in own]) for name, (_, _, own) in zip(names, rows, strict=True)]
 
 
 def _refusals(runs: Sequence[Run]) -> list[Column]:
     keyed = by_key(runs, "over_refusal", "cell", "dataset", "category", "label")
-    return _columns(
-        runs,
-        {(c, d): own for (c, d, category, label), own in keyed.items() if not category and label == "benign"},
-        lambda run, entry: withheld(entry) if run.withheld(entry) else rate(run.refused(entry)),
-    )
-
-
-def _columns(
-    runs: Sequence[Run],
-    entries: Mapping[tuple[str, str], Sequence[dict[str, Any] | None]],
-    cell_of: Callable[[Run, dict[str, Any]], Cell],
-) -> list[Column]:
-    """Return a column per cell; one that was run on several sets names them."""
-    cells = [cell for cell, _ in entries]
+    rows = {key: own for key, own in keyed.items() if not key[2] and key[3] == "benign"}
+    names = _names([(cell, dataset) for cell, dataset, *_ in rows])
     return [
-        (
-            cell if cells.count(cell) == 1 else f"{cell}, {dataset}",
-            [NOTHING if entry is None else cell_of(run, entry) for run, entry in zip(runs, own, strict=True)],
-        )
-        for (cell, dataset), own in entries.items()
+        (name, [refused_cell(run, entry) for run, entry in zip(runs, own, strict=True)])
+        for name, own in zip(names, rows.values(), strict=True)
     ]
+
+
+def _names(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Name columns by their cell; one that was run on several sets names them."""
+    cells = [cell for cell, _ in rows]
+    return [cell if cells.count(cell) == 1 else f"{cell}, {dataset}" for cell, dataset in rows]
 
 
 def _perplexity(runs: Sequence[Run]) -> list[Column]:

@@ -15,7 +15,7 @@ from safesignal.report.numbers import NOTHING, estimate, goal, rate, withheld, w
 from safesignal.report.robustness import MOST_VARIANTS
 from safesignal.report.runs import Run, by_key
 
-__all__ = ["leak_section", "over_refusal_section"]
+__all__ = ["leak_section", "over_refusal_section", "refused_cell"]
 
 _SPLIT = (
     ("refused_at_start", "refused at the start", "full"),
@@ -109,7 +109,8 @@ def _name(key: tuple[Any, ...]) -> tuple[str, str]:
     return str(dataset), " · ".join(str(part) for part in (label, cell) if part and part != dataset)
 
 
-def _refused(run: Run, entry: Entry | None) -> Cell:
+def refused_cell(run: Run, entry: Entry | None) -> Cell:
+    """Return the rate of refused prompts, or what stands in its place."""
     if entry is None:
         return NOTHING
     if run.withheld(entry):
@@ -133,7 +134,7 @@ def _totals(
     lines = []
     for key, entries in keyed.items():
         name, sub = _name(key)
-        rates = [_refused(run, entry) for run, entry in zip(runs, entries, strict=True)]
+        rates = [refused_cell(run, entry) for run, entry in zip(runs, entries, strict=True)]
         lines.append([word(name), word(sub), *rates, *_goals(runs, key, entries)])
     wanted = [run for run in runs if run.guarded and run.goals]
     columns = ("prompts", "set and label", *(run.name for run in runs), *(f"goal, {run.name}" for run in wanted))

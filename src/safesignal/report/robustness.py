@@ -14,7 +14,7 @@ from safesignal.report.document import Cell, Figure, Section, Table
 from safesignal.report.numbers import NOTHING, counted, estimate, goal, rate, withheld, word
 from safesignal.report.runs import Run, by_key
 
-__all__ = ["MOST_VARIANTS", "attack_section", "depth_section", "judge_section"]
+__all__ = ["MOST_VARIANTS", "asr_cell", "attack_section", "depth_section", "headline", "judge_section"]
 
 _LEAD = (
     "Share of attempts whose released text complies, by the refusal judge, with its 95 % Wilson interval and counts. "
@@ -31,7 +31,7 @@ Row = tuple[str, str, list[tuple[Run, Entry | None]]]
 
 def attack_section(runs: Sequence[Run]) -> Section:
     """Return attack success of every cell, runs side by side."""
-    rows = _headline(runs)
+    rows = headline(runs)
     if not rows:
         return Section("attacks", "Attack success", missing=_missing("an attack"))
     parts: list[Table | Figure] = [
@@ -105,7 +105,8 @@ def _judges(run: Run) -> list[tuple[str, Entry]]:
     return found
 
 
-def _headline(runs: Sequence[Run]) -> list[Row]:
+def headline(runs: Sequence[Run]) -> list[Row]:
+    """Return the attack cells without their variants: cell, data set, and the entry of every run."""
     keyed = by_key(runs, "attacks", "cell", "dataset", "variant")
     return [
         (str(cell), str(dataset), list(zip(runs, entries, strict=True)))
@@ -182,7 +183,7 @@ def _table(
 ) -> Table:
     cells, wanted = [], runs[0].goals if goals else {}
     for cell, dataset, entries in rows:
-        line = [word(cell), word(dataset), *(_rate(run, entry, name, judge) for run, entry in entries)]
+        line = [word(cell), word(dataset), *(asr_cell(run, entry, name, judge) for run, entry in entries)]
         if wanted:
             line += [_goal(wanted.get(cell), run, entry) for run, entry in entries if run.guarded]
         cells.append(line)
@@ -196,7 +197,8 @@ def _goal(text: str | None, run: Run, entry: Entry | None) -> Cell:
     return goal(text, run.asr(entry)) if text and entry else NOTHING
 
 
-def _rate(run: Run, entry: Entry | None, name: str, judge: str = "") -> Cell:
+def asr_cell(run: Run, entry: Entry | None, name: str = "asr", judge: str = "") -> Cell:
+    """Return a rate over attempts, or what stands in its place."""
     if entry is None:
         return NOTHING
     if run.withheld(entry):
@@ -226,7 +228,7 @@ def _counts(rows: Sequence[Row]) -> Table:
             if entry is None:
                 continue
             names = ("n_original", "n_left_out", "n_planned", "succeeded", "resisted", "undecided", "errored")
-            stopped = _rate(run, entry, "refused_by_signal") if run.guarded else NOTHING
+            stopped = asr_cell(run, entry, "refused_by_signal") if run.guarded else NOTHING
             counts = [estimate(entry.get(name)) for name in (*names, "mean_tokens")]
             lines.append([word(cell), word(dataset), word(run.name), *counts, stopped])
     return Table("Counts", (*columns, "mean tokens", "stopped by the signal"), lines, folded=True)

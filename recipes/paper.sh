@@ -108,11 +108,18 @@ for seed in $SEEDS; do
 done
 train augment-0 20 recipes/smollm2-augment.toml
 train joint-no-pretrain 30 recipes/smollm2-joint.toml
-for ablation in no-attention lambda-0.01 lambda-1 r-5 r-20 spans-inference; do
+for ablation in lambda-0.01 lambda-1 spans-inference; do
     train "joint-$ablation" 30 "recipes/ablations/$ablation.toml" --start "$RUNS/pretrain"
 done
 for ablation in lambda-0 position-tracking; do
     train "joint-$ablation" 30 "recipes/ablations/$ablation.toml"
+done
+# Window lengths are no part of the paper's training, where [CLS] sees the query alone: same weights, thresholds anew.
+first=${SEEDS%% *}
+for ablation in no-attention r-5 r-20; do
+    step "train/joint-$ablation" 8 \
+        calibrate --adapter "$RUNS/joint-$first" --data "$ROWS/answers.jsonl" --config "recipes/ablations/$ablation.toml" \
+        --output "$RUNS/joint-$ablation"
 done
 step train/probe 15 \
     probe --config recipes/smollm2-gated.toml --data "$ROWS/requests.jsonl" --data "$ROWS/answers.jsonl" --output "$RUNS/probe"
@@ -128,7 +135,6 @@ for seed in $SEEDS; do measure "gated-$seed" 25 guarded --adapter "$RUNS/gated-$
 for ablation in no-pretrain no-attention lambda-0 lambda-0.01 lambda-1 r-5 r-20 position-tracking spans-inference; do
     measure "joint-$ablation" 25 guarded --adapter "$RUNS/joint-$ablation"
 done
-first=${SEEDS%% *}
 measure joint-no-decoding 25 guarded --adapter "$RUNS/joint-$first" --policy low
 measure joint-no-attention-at-inference 25 guarded --adapter "$RUNS/joint-$first" --no-implicit
 measure joint-stop 25 guarded --adapter "$RUNS/joint-$first" --policy high

@@ -72,7 +72,7 @@ def test_the_reproduction_names_files_that_exist_or_that_it_makes(listed: list[l
 
 
 def test_the_reproduction_has_three_seeds_where_they_are_asked_for_and_every_ablation(listed: list[list[str]]) -> None:
-    outputs = [words[words.index("--output") + 1] for words in listed if words[0] == "align"]
+    outputs = [words[words.index("--output") + 1] for words in listed if words[0] in ("align", "calibrate")]
     for recipe in ("sft", "joint", "gated"):
         assert [f"runs/reproduction/{recipe}-{seed}" in outputs for seed in range(3)] == [True] * 3
     configs = {word for words in listed for word in words if word.startswith("recipes/ablations/")}

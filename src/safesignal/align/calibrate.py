@@ -21,7 +21,7 @@ from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.score import WindowReader
 from safesignal.rules import Policy, Schedule
 
-__all__ = ["Calibration", "calibrate", "lowest_threshold", "share_left"]
+__all__ = ["Calibration", "calibrate", "lowest_threshold", "require_answers", "share_left"]
 
 _ROUNDS = 12
 
@@ -69,11 +69,7 @@ def calibrate(
     Raises:
         DataError: If there is no answer to calibrate on.
     """
-    if not answers:
-        raise DataError(
-            "no benign validation answer to calibrate the thresholds on. Expected at least one, better 150.",
-            hint='`safesignal rollouts` with a job named `calibration` and `split = "val"` makes them',
-        )
+    require_answers(answers)
     readers = [
         WindowReader(model.forward_signal, own, schedule or model.schedule(), batch_size)
         for own in (answers, lookalikes)
@@ -92,6 +88,15 @@ def calibrate(
         if lookalikes:
             alarms[name] = round(rates[-1], 5)
     return Calibration(presets, tuple(readers[0].queries()), len(answers), alarms, len(lookalikes))
+
+
+def require_answers(answers: Sequence[object]) -> None:
+    """Raise unless there is an answer to calibrate on."""
+    if not answers:
+        raise DataError(
+            "no benign validation answer to calibrate the thresholds on. Expected at least one, better 150.",
+            hint='`safesignal rollouts` with a job named `calibration` and `split = "val"` makes them',
+        )
 
 
 def _lowest_policy(readers: Sequence[WindowReader], base: Policy, budgets: Sequence[float]) -> Policy:

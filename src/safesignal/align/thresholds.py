@@ -1,24 +1,37 @@
-"""The last part of every recipe with a signal: which answers set its thresholds, and putting these into the model."""
+"""Which answers set the thresholds: the last part of every recipe with a signal, and `safesignal calibrate` later."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from safesignal.align.calibrate import calibrate
+from safesignal.align.calibrate import Calibration, calibrate
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example
 from safesignal.align.recipe import Figures, Finished, Rows
 from safesignal.align.rollouts import SPLIT_SEED
+from safesignal.config import SignalConfig
 from safesignal.data.mixture import split_by_prompt
 from safesignal.data.records import Record
-from safesignal.errors import DataError
+from safesignal.errors import DataError, UsageError
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 
-__all__ = ["calibration_answers", "check_jobs", "choose_thresholds", "round_to_half"]
+__all__ = [
+    "answers_among",
+    "calibration_answers",
+    "check_jobs",
+    "choose_thresholds",
+    "operating",
+    "recalibrate",
+    "round_to_half",
+]
+
+_OPERATING = ("r1", "r2", "r3", "schedule", "tau")
+"""Fields of the signal's settings that decoding alone goes by; no weight was trained under them."""
 
 
 def round_to_half(model: SafeSignalModel) -> None:
@@ -59,6 +72,66 @@ def check_jobs(records: Sequence[Record], config: AlignConfig) -> dict[str, int]
         DataError: If one of them answers a prompt of the training split.
     """
     return {job: len(_job(records, job, config)) for job in (config.calibration_job, config.lookalike_job)}
+
+
+def operating(config: SignalConfig, wanted: Mapping[str, Any]) -> SignalConfig:
+    """Return an adapter's settings with other window lengths, schedule or τ; its thresholds are those of the old ones.
+
+    Args:
+        config: The adapter's.
+        wanted: Fields by name. The others may be named with the value they have.
+
+    Raises:
+        UsageError: If a field would change that the weights were trained under.
+    """
+    plain: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in wanted.items()}
+    fixed = [name for name, value in plain.items() if name not in _OPERATING and getattr(config, name, None) != value]
+    if fixed:
+        name = fixed[0]
+        raise UsageError(
+            f"signal.{name} = {plain[name]}, and the adapter has {getattr(config, name, 'no such setting')}. "
+            f"Expected the same: only {', '.join(_OPERATING)} may change without training.",
+            hint="`safesignal align` trains an adapter anew",
+        )
+    return replace(config, **{name: value for name, value in plain.items() if name in _OPERATING})
+
+
+def answers_among(records: Sequence[Record], job: str, config: AlignConfig) -> list[Record]:
+    """Return the benign answers of a rollout job; of rows without that job, every benign answer to a benign prompt.
+
+    Raises:
+        DataError: If the job's rows answer prompts of the training split.
+    """
+    benign = [r for r in records if r.response and r.prompt_label == "benign" and r.response_label == "benign"]
+    return _job(records, job, config) or [record for record in benign if not record.meta.get("job")]
+
+
+def recalibrate(
+    model: SafeSignalModel, answers: Sequence[Record], lookalikes: Sequence[Record], config: AlignConfig
+) -> Calibration:
+    """Choose the thresholds of a trained model anew, in place; its weights stay as they are.
+
+    Args:
+        model: With the window lengths, schedule and τ that it shall work with.
+        answers: Benign answers, as the model gives them, to ordinary prompts it was not trained on.
+        lookalikes: The same to benign prompts that sound harmful; may be none.
+        config: Gives `target_fpr` and `lookalike_fpr`.
+
+    Raises:
+        DataError: If there is no answer to calibrate on.
+        UsageError: If look-alikes are limited and there are none.
+    """
+    if config.lookalike_fpr and not lookalikes:
+        raise UsageError(
+            "`lookalike_fpr` sets a limit and there is no answer to a look-alike. Expected some.",
+            hint="`--lookalikes FILE`, benign answers to prompts that sound harmful",
+        )
+    encoded = [
+        [model.encode_one(r.chat(), r.prefill + (r.response or "")) for r in rows] for rows in (answers, lookalikes)
+    ]
+    found = calibrate(model, encoded[0], config.target_fpr, lookalikes=encoded[1], lookalike_fpr=config.lookalike_fpr)
+    model.config = replace(model.config, presets=found.presets)
+    return found
 
 
 def _job_answers(model: SafeSignalModel, records: Sequence[Record], job: str, config: AlignConfig) -> list[Encoded]:

@@ -20,6 +20,7 @@ from safesignal.cli.align import align
 from safesignal.cli.arguments import expand, option
 from safesignal.cli.attack import attack
 from safesignal.cli.bench import bench
+from safesignal.cli.calibrate import calibrate
 from safesignal.cli.chat import chat
 from safesignal.cli.console import print_error, report_crash
 from safesignal.cli.data import data
@@ -82,7 +83,9 @@ def _root(
     """An explicit safety signal inside a language model, read again while it writes."""
 
 
-for _verb in (demo, generate, chat, score, rollouts, label, align, probe, attack, evaluate, judge, report, bench):
+_VERBS = (demo, generate, chat, score, rollouts, label, align, calibrate, probe, attack, evaluate, judge, report, bench)
+
+for _verb in _VERBS:
     app.command(_verb.__name__)(expand(_verb))
 app.add_typer(data)
 

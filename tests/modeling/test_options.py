@@ -8,8 +8,9 @@ import pytest
 from transformers import GenerationConfig
 
 from safesignal.errors import UsageError
+from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.options import GenerationOptions, resolve_options
-from tests.support import tiny_model
+from tests.support import tiny_model, tiny_tokenizer
 
 
 def resolve(config: dict[str, Any] | None = None, **given: Any) -> GenerationOptions:
@@ -125,3 +126,16 @@ def test_out_of_range(given: dict[str, Any]) -> None:
 def test_a_loaded_models_config_works() -> None:
     config = tiny_model("llama", eos=[7, 8]).generation_config
     assert resolve_options(config, {}, 2).eos == {7, 8}
+
+
+def test_under_a_template_without_an_end_token_an_answer_ends_at_the_next_turn() -> None:
+    def model(template: str | None) -> SafeSignalModel:
+        return SafeSignalModel.from_base(tiny_model("llama"), tokenizer=tiny_tokenizer(), chat_template=template)
+
+    plain, own = model("plain"), model(None)
+    assert plain.options().stop_strings == ("\nUser:",)
+    assert own.options().stop_strings == ()
+    assert plain.options(stop_strings=["END"]).stop_strings == ("END",)
+    assert plain.options(stop_strings=()).stop_strings == ()
+    plain.base.generation_config.stop_strings = "###"
+    assert plain.options().stop_strings == ("###",)

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from safesignal.errors import TemplateError, UsageError
 from safesignal.types import Role, Span
 
-__all__ = ["TEMPLATES", "Encoded", "Message", "choose_template", "encode_chat", "template_hash"]
+__all__ = ["TEMPLATES", "Encoded", "Message", "choose_template", "encode_chat", "template_hash", "turn_ends"]
 
 Message = Mapping[str, str]
 
@@ -33,6 +33,9 @@ TEMPLATES = {
 }
 """Templates for models without one of their own; `plain` suits a base model."""
 
+_TURN_ENDS = {TEMPLATES["plain"]: ("\nUser:",)}
+"""What a model writes at the end of its turn where no token of its own says so: it goes on with the next one."""
+
 _ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
 _MARKER = "\ue000{}\ue001"
 _MARKERS = re.compile("\ue000(\\d+)\ue001")
@@ -42,6 +45,11 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, template: str | None) ->
     """Set a built-in template, by name, or a Jinja text, in place; None leaves the tokenizer's own."""
     if template is not None:
         tokenizer.chat_template = TEMPLATES.get(template, template)
+
+
+def turn_ends(template: str) -> tuple[str, ...]:
+    """Return the texts that end an answer under a built-in template; none under any other, which has an end token."""
+    return _TURN_ENDS.get(template, ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from safesignal.modeling.adapter_io import (
     save_adapter,
     weights_hash,
 )
-from safesignal.modeling.chat import Encoded, choose_template, encode_chat
+from safesignal.modeling.chat import Encoded, choose_template, encode_chat, turn_ends
 from safesignal.modeling.decode import DecodeSettings, decode
 from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.inputs import Conversation, as_batch, from_tensors, lay_out, to_tensors
@@ -380,7 +380,13 @@ class SafeSignalModel(nn.Module):
     # --------------------------------------------------------------------------------------------------------- private
 
     def options(self, **given: Any) -> GenerationOptions:
-        """Merge generation options with the base model's own; see :func:`resolve_options`."""
+        """Merge generation options with the base model's own; see :func:`resolve_options`.
+
+        Under a built-in template an answer also ends where the model would go on with the user's next turn, unless
+        `stop_strings` say otherwise.
+        """
+        if given.get("stop_strings") is None and self.base.generation_config.stop_strings is None:
+            given["stop_strings"] = turn_ends(str(self.tokenizer.chat_template or ""))
         pad = self.tokenizer.pad_token_id
         return resolve_options(self.base.generation_config, given, int(pad) if pad is not None else None)
 

@@ -128,21 +128,31 @@ step train/probe 15 \
 measure base 25 base
 measure keywords 20 keywords
 measure probe 20 probe --probe "$RUNS/probe"
-for seed in $SEEDS; do measure "sft-$seed" 25 base --model "$RUNS/sft-$seed"; done
 measure augment-0 25 base --model "$RUNS/augment-0"
-for seed in $SEEDS; do measure "joint-$seed" 25 guarded --adapter "$RUNS/joint-$seed"; done
-for seed in $SEEDS; do measure "gated-$seed" 25 guarded --adapter "$RUNS/gated-$seed"; done
-for ablation in no-pretrain no-attention lambda-0 lambda-0.01 lambda-1 r-5 r-20 position-tracking spans-inference; do
-    measure "joint-$ablation" 25 guarded --adapter "$RUNS/joint-$ablation"
+for seed in $SEEDS; do
+    brief=
+    [ "$seed" = "$first" ] || brief=--attacks_only # ability and cost once per recipe
+    measure "sft-$seed" 18 base --model "$RUNS/sft-$seed" $brief
+    measure "joint-$seed" 18 guarded --adapter "$RUNS/joint-$seed" $brief
+    measure "gated-$seed" 18 guarded --adapter "$RUNS/gated-$seed" $brief
 done
-measure joint-no-decoding 25 guarded --adapter "$RUNS/joint-$first" --policy low
-measure joint-no-attention-at-inference 25 guarded --adapter "$RUNS/joint-$first" --no-implicit
-measure joint-stop 25 guarded --adapter "$RUNS/joint-$first" --policy high
-measure joint-schedule-first 25 guarded --adapter "$RUNS/joint-$first" --schedule first --no-buffer
-measure joint-schedule-every 30 guarded --adapter "$RUNS/joint-$first" --schedule every
-measure joint-schedule-periodic 25 guarded --adapter "$RUNS/joint-$first" --schedule periodic:10
-measure joint-tau-1 25 guarded --adapter "$RUNS/joint-$first" --tau 1
-measure joint-tau-3 25 guarded --adapter "$RUNS/joint-$first" --tau 3
+measure gated-shipped 18 guarded
+for ablation in no-pretrain lambda-0 lambda-0.01 lambda-1 position-tracking spans-inference; do
+    measure "joint-$ablation" 18 guarded --adapter "$RUNS/joint-$ablation"
+done
+# The weights of the first joint model, steered otherwise.
+for ablation in no-attention r-5 r-20; do
+    measure "joint-$ablation" 10 guarded --adapter "$RUNS/joint-$ablation" --attacks_only
+done
+steer() { measure "$1" 10 guarded --adapter "$RUNS/joint-$first" --attacks_only "${@:2}"; }
+steer joint-no-decoding --policy low
+steer joint-no-attention-at-inference --no-implicit
+steer joint-stop --policy high
+steer joint-schedule-first --schedule first --no-buffer
+steer joint-schedule-every --schedule every
+steer joint-schedule-periodic --schedule periodic:10
+steer joint-tau-1 --tau 1
+steer joint-tau-3 --tau 3
 
 # 4. The table, of the rows that are there.
 if [ ${#REPORTED[@]} -gt 0 ]; then

@@ -58,6 +58,21 @@ def test_the_policy_asked_for_is_the_one_measured(run: Run, tiny: Tiny, suite: l
     assert "another target" in other.err
 
 
+def test_attacks_alone_are_the_suites_attacks_and_its_sections_can_follow(
+    run: Run, tiny: Tiny, suite: list[str], tmp_path: Path
+) -> None:
+    with (tmp_path / "tiny.yaml").open("a") as file:
+        file.write("overhead: {batch_sizes: [1], contexts: [8], new_tokens: 4, repeats: 1}\n")
+    only = ["--targets", "guarded", *tiny.args]
+    assert run(*suite, *only, "--attacks_only").code == 0
+    folder = tmp_path / "out" / "guarded"
+    assert not (folder / "overhead.json").exists()
+    made = (folder / "attempts.jsonl").read_bytes()
+    assert run(*suite, *only).code == 0
+    assert (folder / "overhead.json").exists()
+    assert (folder / "attempts.jsonl").read_bytes() == made
+
+
 def test_a_harm_judge_without_its_library_is_left_out_and_said_so(
     run: Run, tiny: Tiny, suite: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from safesignal.errors import UsageError
 if TYPE_CHECKING:
     from safesignal.judges.base import Judge
     from safesignal.suites.run import Subject, SuiteRun
+    from safesignal.suites.spec import Suite
 
 __all__ = ["evaluate"]
 
@@ -83,14 +84,31 @@ class TargetOptions(EndpointOptions):
         super().check()
 
 
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What is measured."""
+
+    suite: Annotated[str, option("suite", "quick, paper, full, acceptance, or a YAML file.", _IO)] = "quick"
+    attacks_only: Annotated[
+        bool, flag("attacks_only", "Attacks and ordinary prompts alone: no utility, no cost, no signal quality.", _IO)
+    ] = False
+
+    def load(self) -> Suite:
+        """Read the suite."""
+        from safesignal.suites.spec import load_suite
+
+        suite = load_suite(self.suite)
+        return suite.attacks_only() if self.attacks_only else suite
+
+
 def evaluate(
     model: ModelOptions,
     signal: SignalOptions,
     policy: PolicyOptions,
     target: TargetOptions,
     acceptance: AcceptanceOptions,
+    which: SuiteOptions,
     output_dir: Annotated[str, option("output_dir", "Folder of the results; a run found there goes on.", _IO)],
-    suite: Annotated[str, option("suite", "quick, paper, full, acceptance, or a YAML file.", _IO)] = "quick",
     data_dir: Annotated[str | None, option("data_dir", "Folder of the public sets.", _IO, show_default="hub")] = None,
     batch_size: Annotated[int, option("batch_size", "Rows written side by side.", _IO)] = 32,
     allow_errors: Annotated[bool, flag("allow_errors", "Print rates although attempts errored.", _IO)] = False,
@@ -103,12 +121,11 @@ def evaluate(
         partial(require_at_least_one, batch_size),
         *([] if target.endpoint or "guarded" not in target.names() else [partial(signal.check, model)]),
     )
-    if suite == "acceptance":
+    if which.suite == "acceptance":
         return _accept(model, acceptance, signal.preset, output_dir, data_dir, batch_size, allow_errors=allow_errors)
     from safesignal.suites.run import SuiteRun
-    from safesignal.suites.spec import load_suite
 
-    asked, folder, code = load_suite(suite), Path(output_dir), 0
+    asked, folder, code = which.load(), Path(output_dir), 0
     judges, subjects = _judges(), _subjects(model, signal, policy, target)
     for name in target.names():
         with bars() as report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -72,6 +72,10 @@ class Suite:
     sections: Mapping[str, Mapping[str, Any]]
     sha256: str
     raw: Mapping[str, Any] = field(repr=False)
+
+    def attacks_only(self) -> Suite:
+        """Return the suite without its sections; its attempts, and so its hash, are the same."""
+        return replace(self, sections={}, raw={name: own for name, own in self.raw.items() if name not in _SECTIONS})
 
 
 def known_suites() -> list[str]:

@@ -2,7 +2,7 @@
 # The reproduction table of docs/results.md, from public data to a report, on SmolLM2-135M-Instruct.
 #
 #   recipes/paper.sh                 run everything; what is done already is not done again
-#   recipes/paper.sh --list          print every command with its expected minutes on two CPU cores, and run nothing
+#   recipes/paper.sh --list          print every command with its expected minutes on one CPU core, and run nothing
 #   recipes/paper.sh NAME …          only the steps whose name begins with one of these (train/sft, eval/joint)
 #
 # DATA   folder of the public sets (default ../shared/data)      RUNS   models and measurements (default runs/reproduction)
@@ -100,19 +100,19 @@ fi
 # 2. Models. Three seeds for sft, joint and gated, one for the rest. Joint has the pretraining stage's steps besides, as in the
 # paper; joint-no-pretrain has as many as its rivals. What has another position or no λ2 begins without that stage, which had
 # neither: compare it with joint-no-pretrain.
-step train/pretrain 30 align --config recipes/smollm2-pretrain.toml --data "$RAW" --output "$RUNS/pretrain"
+step train/pretrain 28 align --config recipes/smollm2-pretrain.toml --data "$RAW" --output "$RUNS/pretrain"
 for seed in $SEEDS; do
-    train "sft-$seed" 20 recipes/smollm2-sft.toml --seed "$seed"
-    train "joint-$seed" 30 recipes/smollm2-joint.toml --start "$RUNS/pretrain" --seed "$seed"
-    train "gated-$seed" 20 recipes/smollm2-gated.toml --seed "$seed"
+    train "sft-$seed" 33 recipes/smollm2-sft.toml --seed "$seed"
+    train "joint-$seed" 38 recipes/smollm2-joint.toml --start "$RUNS/pretrain" --seed "$seed"
+    train "gated-$seed" 18 recipes/smollm2-gated.toml --seed "$seed"
 done
-train augment-0 20 recipes/smollm2-augment.toml
-train joint-no-pretrain 30 recipes/smollm2-joint.toml
+train augment-0 33 recipes/smollm2-augment.toml
+train joint-no-pretrain 38 recipes/smollm2-joint.toml
 for ablation in lambda-0.01 lambda-1 spans-inference; do
-    train "joint-$ablation" 30 "recipes/ablations/$ablation.toml" --start "$RUNS/pretrain"
+    train "joint-$ablation" 38 "recipes/ablations/$ablation.toml" --start "$RUNS/pretrain"
 done
 for ablation in lambda-0 position-tracking; do
-    train "joint-$ablation" 30 "recipes/ablations/$ablation.toml"
+    train "joint-$ablation" 38 "recipes/ablations/$ablation.toml"
 done
 # Window lengths are no part of the paper's training, where [CLS] sees the query alone: same weights, thresholds anew.
 first=${SEEDS%% *}
@@ -125,10 +125,10 @@ step train/probe 15 \
     probe --config recipes/smollm2-gated.toml --data "$ROWS/requests.jsonl" --data "$ROWS/answers.jsonl" --output "$RUNS/probe"
 
 # 3. Measurements. The rows of the table, then what only changes how answers are written.
-measure base 25 base
+measure base 18 base
 measure keywords 20 keywords
 measure probe 20 probe --probe "$RUNS/probe"
-measure augment-0 25 base --model "$RUNS/augment-0"
+measure augment-0 18 base --model "$RUNS/augment-0"
 for seed in $SEEDS; do
     brief=
     [ "$seed" = "$first" ] || brief=--attacks_only # ability and cost once per recipe
@@ -160,5 +160,5 @@ if [ ${#REPORTED[@]} -gt 0 ]; then
     step report 1 report "${REPORTED[@]}" --names "$(IFS=,; echo "${NAMES[*]}")" --output_dir "$RUNS/report"
 fi
 if [ -n "$LIST" ]; then
-    printf '# in all about %d h on two cores\n' $((MINUTES / 60))
+    printf '# in all about %d h on one core; two steps fit beside each other\n' $((MINUTES / 60))
 fi

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _OPERATING = ("r1", "r2", "r3", "schedule", "tau")
-"""Fields of the signal's settings that decoding alone goes by; no weight was trained under them."""
+"""Fields of the signal's settings that decoding goes by: weights that saw other windows in training still read these."""
 
 
 def round_to_half(model: SafeSignalModel) -> None:
@@ -82,7 +82,7 @@ def operating(config: SignalConfig, wanted: Mapping[str, Any]) -> SignalConfig:
         wanted: Fields by name. The others may be named with the value they have.
 
     Raises:
-        UsageError: If a field would change that the weights were trained under.
+        UsageError: If another field would change, which makes the weights what they are.
     """
     plain: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in wanted.items()}
     fixed = [name for name, value in plain.items() if name not in _OPERATING and getattr(config, name, None) != value]
@@ -126,16 +126,18 @@ def recalibrate(
             "`lookalike_fpr` sets a limit and there is no answer to a look-alike. Expected some.",
             hint="`--lookalikes FILE`, benign answers to prompts that sound harmful",
         )
-    encoded = [
-        [model.encode_one(r.chat(), r.prefill + (r.response or "")) for r in rows] for rows in (answers, lookalikes)
-    ]
-    found = calibrate(model, encoded[0], config.target_fpr, lookalikes=encoded[1], lookalike_fpr=config.lookalike_fpr)
+    own, alike = _encoded(model, answers), _encoded(model, lookalikes)
+    found = calibrate(model, own, config.target_fpr, lookalikes=alike, lookalike_fpr=config.lookalike_fpr)
     model.config = replace(model.config, presets=found.presets)
     return found
 
 
 def _job_answers(model: SafeSignalModel, records: Sequence[Record], job: str, config: AlignConfig) -> list[Encoded]:
-    return [model.encode_one(r.chat(), r.prefill + (r.response or "")) for r in _job(records, job, config)]
+    return _encoded(model, _job(records, job, config))
+
+
+def _encoded(model: SafeSignalModel, records: Sequence[Record]) -> list[Encoded]:
+    return [model.encode_one(record.chat(), record.prefill + (record.response or "")) for record in records]
 
 
 def _job(records: Sequence[Record], job: str, config: AlignConfig) -> list[Record]:

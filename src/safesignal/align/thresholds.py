@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _OPERATING = ("r1", "r2", "r3", "schedule", "tau")
-"""Fields of the signal's settings that decoding goes by: weights that saw other windows in training still read these."""
+"""Fields that decoding goes by: weights that saw other windows in training still read these."""
 
 
 def round_to_half(model: SafeSignalModel) -> None:

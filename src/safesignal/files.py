@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from safesignal.errors import UsageError
 
-__all__ = ["claim", "write_json"]
+__all__ = ["claim", "digests", "write_json"]
 
 
 def write_json(path: str | Path, value: Any, *, hint: str = "") -> None:
@@ -32,6 +33,11 @@ def write_json(path: str | Path, value: Any, *, hint: str = "") -> None:
         draft.replace(path)
     except OSError as error:
         raise UsageError(f"`{path}` cannot be written: {error.strerror}.", hint=hint) from error
+
+
+def digests(paths: Iterable[str | Path]) -> dict[str, str]:
+    """Return a short hash of each file's bytes, by its name: which data a result was made from."""
+    return {Path(path).name: sha256(Path(path).read_bytes()).hexdigest()[:16] for path in paths}
 
 
 def claim(

@@ -129,3 +129,13 @@ def test_a_folder_with_an_adapter_is_not_written_over(run: Run, tiny: Tiny, tmp_
     done = run("calibrate", *tiny.args, "--data", data, "--output", tiny.adapter)
     assert done.code == 2
     assert "holds an adapter" in done.err
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "probe", "align"])
+def test_an_evaluation_set_chooses_nothing(run: Run, tiny: Tiny, tmp_path: Path, verb: str) -> None:
+    data = write_rows(tmp_path / "eval_xstest.jsonl", answers(6))
+    model = tiny.args if verb == "calibrate" else ["--model", str(tiny.base)]
+    done = run(verb, *model, "--data", data, "--output", tmp_path / "new")
+    assert done.code == 2
+    assert "is an evaluation set" in done.err
+    assert not list((tmp_path / "new").rglob("*.*"))

@@ -20,8 +20,9 @@ from safesignal.align.trainer import Progress, Trainer
 from safesignal.data.jsonl import Writer
 from safesignal.data.mixture import split_by_prompt
 from safesignal.data.records import Record, read_records
-from safesignal.data.sources import SOURCES
+from safesignal.data.sources import refuse_eval_files
 from safesignal.errors import DataError
+from safesignal.files import digests
 from safesignal.runtime import environment
 
 __all__ = ["AlignResult", "align"]
@@ -70,7 +71,7 @@ def align(
         DataError: If no row can be trained or calibrated on.
     """
     begun, folder, config = time.perf_counter(), Path(output), recipe.config
-    _refuse_eval_files(data)
+    refuse_eval_files(data)
     records = [record for path in data for record in read_records(path, require=())]
     mixture = load_mixture(config, data_dir, records)
     train_rows, val_rows = split_by_prompt(mixture, config.val_fraction, SPLIT_SEED)
@@ -99,16 +100,6 @@ def align(
     record = _record(config, trainer, data, finished.metrics, time.perf_counter() - begun)
     recipe.save(folder, record | dict(finished.record), write=trainer.accelerator.is_main_process)
     return AlignResult(finished.metrics, finished.calibration, time.perf_counter() - begun, left_out)
-
-
-def _refuse_eval_files(data: Sequence[str | Path]) -> None:
-    reserved = {source.local_file for source in SOURCES.values() if source.role == "eval"}
-    for path in data:
-        if Path(path).name in reserved:
-            raise DataError(
-                f"`{path}` is an evaluation set. Expected training rows.",
-                hint="a figure measured on rows that were trained on says nothing",
-            )
 
 
 def _write_prompts(
@@ -140,7 +131,7 @@ def _record(
     train = trainer.train
     return {
         "settings": asdict(config),
-        "files": {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in data},
+        "files": digests(data),
         "rows_by_source": dict(sorted(Counter(e.record.source for e in train).items())),
         "rows_by_licence": dict(sorted(Counter(e.record.licence for e in train).items())),
         "rows_by_label": dict(sorted(Counter(_label_of(e) for e in train).items())),

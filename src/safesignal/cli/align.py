@@ -156,15 +156,16 @@ def _settings(config: str | None, training: TrainingOptions) -> tuple[AlignConfi
 
 
 def check_data(data: list[str], settings: AlignConfig) -> None:
-    """Raise unless there are rows to train on, and every given file holds rows."""
+    """Raise unless there are rows to train on, and every given file holds rows and is no evaluation set."""
     from safesignal.data.records import read_records
+    from safesignal.data.sources import refuse_eval_files
 
     if not data and not settings.mixture:
         raise UsageError(
             "there is nothing to train on. Expected `--data`, or a `--config` with a mixture.",
             hint="`--data rows.jsonl` with prompt, response, prompt_label, response_label",
         )
-    together(*(partial(read_records, path, require=()) for path in data))
+    together(partial(refuse_eval_files, data), *(partial(read_records, path, require=()) for path in data))
 
 
 def check_output(output: str) -> None:

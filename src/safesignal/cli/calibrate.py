@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,9 @@ from safesignal.cli.console import note, out, waiting
 from safesignal.cli.options import ModelOptions
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record, read_records
+from safesignal.data.sources import refuse_eval_files
 from safesignal.errors import SignalError, UsageError
+from safesignal.files import digests
 from safesignal.rules import Policy, parse_schedule, validate_policy
 
 if TYPE_CHECKING:
@@ -67,10 +68,12 @@ def calibrate(
         lookalike_fpr=settings.lookalike_fpr | _shares("lookalike_fpr", lookalike_fpr),
     )
     wanted = operating(own, signal)
+    files = [*data, *(lookalikes or [])]
     together(
         model.check,
         partial(_check_rules, wanted),
-        *(partial(read_records, path, require=()) for path in [*data, *(lookalikes or [])]),
+        partial(refuse_eval_files, files),
+        *(partial(read_records, path, require=()) for path in files),
         partial(_check_place, output),
     )
     rows, alike = _read(data), _read(lookalikes or [])
@@ -81,7 +84,7 @@ def calibrate(
     loaded.config = wanted
     with waiting(f"reading {len(answers)} answers and {len(others)} to look-alikes …"):
         found = recalibrate(loaded, answers, others, settings)
-    loaded.training_record |= {"calibrated": _record([*data, *(lookalikes or [])], found, settings)}
+    loaded.training_record |= {"calibrated": _record(files, found, settings)}
     loaded.save_pretrained(output)
     out.print(_table(found))
     note(f"saved in {output}; `--adapter {output}` uses it")
@@ -122,7 +125,7 @@ def _record(paths: list[str], found: Calibration, settings: AlignConfig) -> dict
     from safesignal.runtime import environment
 
     return {
-        "files": {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in paths},
+        "files": digests(paths),
         "answers": found.n,
         "lookalikes": {"n": found.n_lookalikes, "measured_fpr": found.lookalikes},
         "lookalike_fpr": settings.lookalike_fpr,

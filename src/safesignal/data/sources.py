@@ -10,7 +10,7 @@ import difflib
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safesignal.data.jsonl import Problem, problems_error, scan_jsonl
 from safesignal.data.records import Record
 from safesignal.errors import DataError, UsageError
 
-__all__ = ["DATA_DIR_VARIABLE", "SOURCES", "Source", "get_source", "load_source", "load_training"]
+__all__ = ["DATA_DIR_VARIABLE", "SOURCES", "Source", "get_source", "load_source", "load_training", "refuse_eval_files"]
 
 DATA_DIR_VARIABLE = "SAFESIGNAL_DATA_DIR"
 """Environment variable that names the default data folder."""
@@ -93,14 +93,31 @@ def load_training(
     Raises:
         UsageError: If the set, or the file `path` names, is one that evaluations measure on.
     """
-    reserved = {source.local_file for source in SOURCES.values() if source.role == "eval"} - {None}
-    if get_source(name).role == "eval" or (path is not None and Path(path).name in reserved):
+    if get_source(name).role == "eval" or (path is not None and _is_eval_file(path)):
         known = ", ".join(sorted(source.name for source in SOURCES.values() if source.role == "train"))
         raise UsageError(
             f"`{path or name}` is an evaluation set and was asked for as training data. Expected one of: {known}.",
             hint="measure on it with `safesignal evaluate`",
         )
     return load_source(name, data_dir=data_dir, path=path, limit=limit, seed=seed)
+
+
+def refuse_eval_files(paths: Iterable[str | Path]) -> None:
+    """Raise if a file is one that evaluations measure on: nothing is trained on it, and no threshold chosen by it.
+
+    Raises:
+        DataError: If one is.
+    """
+    for path in paths:
+        if _is_eval_file(path):
+            raise DataError(
+                f"`{path}` is an evaluation set. Expected training rows.",
+                hint="a figure measured on rows that were trained on says nothing",
+            )
+
+
+def _is_eval_file(path: str | Path) -> bool:
+    return Path(path).name in {source.local_file for source in SOURCES.values() if source.role == "eval"}
 
 
 def _load_local(source: Source, path: Path) -> list[Record]:

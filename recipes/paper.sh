@@ -78,14 +78,13 @@ train() {
     local name=$1 minutes=$2 config=$3
     shift 3
     step "train/$name" "$minutes" \
-        align --config "$config" --data "$ROWS/requests.jsonl" --data "$ROWS/answers.jsonl" --output "$RUNS/$name" "$@"
+        align --config "$config" --data "$ROWS/answers.jsonl" --output "$RUNS/$name" "$@"
 }
 
-# 1. Rows: the model's own answers, requests, answers; the same three files for every recipe, none from an evaluation set.
+# 1. Rows: the model's own answers and those of public sets, one file for every recipe, none from an evaluation set. Requests
+# are bare, as in the paper: a wrapped or noisy one would stand in the malicious class alone, for want of benign answers to such.
 step data/rollouts 60 \
     rollouts --plan recipes/smollm2.toml --data_dir "$DATA" --licence permissive --licence sharealike --output "$ROWS/rollouts.jsonl"
-step data/requests 3 \
-    data build recipes/smollm2-data.yaml --data_dir "$DATA" --output "$ROWS/requests.jsonl" --overwrite
 step data/answers 2 \
     data build recipes/reproduction-answers.yaml --data_dir "$DATA" --output "$ROWS/answers.jsonl" --overwrite
 if [ -n "${TEXT:-}" ]; then
@@ -122,12 +121,12 @@ for ablation in no-attention r-5 r-20; do
         --output "$RUNS/joint-$ablation"
 done
 step train/probe 15 \
-    probe --config recipes/smollm2-gated.toml --data "$ROWS/requests.jsonl" --data "$ROWS/answers.jsonl" --output "$RUNS/probe"
+    probe --config recipes/smollm2-gated.toml --data "$ROWS/answers.jsonl" --output "$RUNS/probe"
 
 # 3. Measurements. The rows of the table, then what only changes how answers are written.
 measure base 18 base
-measure keywords 20 keywords
-measure probe 20 probe --probe "$RUNS/probe"
+measure keywords 12 keywords --attacks_only # these two write the base's text
+measure probe 12 probe --probe "$RUNS/probe" --attacks_only
 measure augment-0 18 base --model "$RUNS/augment-0"
 for seed in $SEEDS; do
     brief=
@@ -136,9 +135,9 @@ for seed in $SEEDS; do
     measure "joint-$seed" 18 guarded --adapter "$RUNS/joint-$seed" $brief
     measure "gated-$seed" 18 guarded --adapter "$RUNS/gated-$seed" $brief
 done
-measure gated-shipped 18 guarded
-for ablation in no-pretrain lambda-0 lambda-0.01 lambda-1 position-tracking spans-inference; do
-    measure "joint-$ablation" 18 guarded --adapter "$RUNS/joint-$ablation"
+measure gated-shipped 10 guarded --attacks_only # its ability and cost: docs/results.md, first tables
+for ablation in no-pretrain spans-inference lambda-0 lambda-0.01 lambda-1 position-tracking; do
+    measure "joint-$ablation" 10 guarded --adapter "$RUNS/joint-$ablation" --attacks_only
 done
 # The weights of the first joint model, steered otherwise.
 for ablation in no-attention r-5 r-20; do
@@ -146,7 +145,7 @@ for ablation in no-attention r-5 r-20; do
 done
 steer() { measure "$1" 10 guarded --adapter "$RUNS/joint-$first" --attacks_only "${@:2}"; }
 steer joint-no-decoding --policy low
-steer joint-no-attention-at-inference --no-implicit
+steer joint-explicit-only --no-implicit
 steer joint-stop --policy high
 steer joint-schedule-first --schedule first --no-buffer
 steer joint-schedule-every --schedule every

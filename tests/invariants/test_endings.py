@@ -143,8 +143,10 @@ def test_gpt2_near_its_last_position(position: Any, signal: bool) -> None:
     room = MAX_POSITIONS - len(short.ids)  # further letters, one token each
     over = encoded(model, ["a" * (1 + room)])
     assert len(over[0].ids) == MAX_POSITIONS
-    with pytest.raises(UsageError, match=f"Expected at most {MAX_POSITIONS - 1}"):
-        run(model, over, signal=signal, new=4)
+    full = encoded(model, ["a" * room])
+    for conversations in (over, full):
+        with pytest.raises(UsageError, match=f"Expected at most {MAX_POSITIONS - 2}"):
+            run(model, conversations, signal=signal, new=4)
     (one,) = encoded(model, ["a" * (room - 3)])
     left = MAX_POSITIONS - 1 - len(one.ids)
     (answer,), _ = run(model, [one], signal=signal, new=left)

@@ -238,6 +238,21 @@ def test_a_refusal_is_never_cut_short() -> None:
     assert long < answer.n_tokens <= long + 4
 
 
+@pytest.mark.parametrize("begins", ["\n", ".", " !"])
+def test_an_explanation_without_a_word_is_none(begins: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a sentence ends no explanation before it has a word; one that never has gives way to the fixed refusal."""
+    model = guarded("llama")
+    policy = Policy(threshold=0.0, window_threshold=1.0, explain_tokens=6)
+    script = iter(model._to_ids(begins) + model._to_ids("it is"))
+    monkeypatch.setattr("safesignal.modeling.decode.pick_token", lambda *_: next(script))
+    (answer,), _ = run(model, encoded(model, PROMPTS[:1]), policy=policy, new=99)
+    assert answer.text.startswith(policy.refusal_prefix + begins + "it i")
+    blank = iter(model._to_ids(begins * 6))
+    monkeypatch.setattr("safesignal.modeling.decode.pick_token", lambda *_: next(blank))
+    (answer,), _ = run(model, encoded(model, PROMPTS[:1]), policy=policy, new=99)
+    assert answer.text == policy.fixed_refusal
+
+
 def test_the_explanation_is_bounded() -> None:
     model = guarded("llama")
     policy = Policy(threshold=0.0, window_threshold=1.0, explain_tokens=7)
@@ -310,7 +325,11 @@ def test_a_dropped_prefill_leaves_the_sequence() -> None:
     inputs = model.encode(PROMPTS[0], prefill=PREFILL)
     out: Any = model.generate(**inputs, policy=policy, max_new_tokens=NEW, return_dict_in_generate=True)
     (one,) = encoded(model, PROMPTS[:1])
-    assert out.sequences[0].tolist() == [*one.ids, *out.answers[0].ids]
+    width, answer = inputs["input_ids"].shape[1], list(out.answers[0].ids)
+    assert out.answers[0].prefill_dropped
+    assert out.sequences[0, width:].tolist() == answer, "an answer begins where what was given ends"
+    assert out.sequences[0, :width].tolist()[-len(one.ids) :] == list(one.ids)
+    assert set(out.sequences[0, : width - len(one.ids)].tolist()) == {model.tokenizer.pad_token_id}
 
 
 # --------------------------------------------------------------------------------------------------------- the history

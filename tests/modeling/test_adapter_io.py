@@ -108,7 +108,8 @@ def test_drift_needs_leave_and_is_recorded(saved: Path) -> None:
     model = load(saved, drifted, allow_base_drift=True)
     assert "weights differ" in model.base_drift
     out: Any = model.generate(**model.encode(PROMPTS[0]), max_new_tokens=2, return_dict_in_generate=True)
-    assert out.base_drift == model.base_drift
+    assert out.base_drift == out.answers[0].base_drift == model.base_drift
+    assert model.score("hello")[0].base_drift == model.base_drift
 
 
 def test_a_base_rounded_to_half_precision_is_the_same_base(saved: Path) -> None:

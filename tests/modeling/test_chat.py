@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 
 from safesignal.errors import TemplateError, UsageError
 from safesignal.modeling.chat import TEMPLATES, Encoded, encode_chat
@@ -133,6 +134,22 @@ def test_a_token_that_straddles_markup_and_content_is_content() -> None:
     tokenizer.chat_template = "{% for m in messages %}u\n{{ m['content'] }}\n{% endfor %}a\n"
     encoded = encode_chat(tokenizer, [user("hi")])
     assert pieces(tokenizer, encoded) == [(Role.TEMPLATE, "u"), (Role.USER, "\nhi\n"), (Role.TEMPLATE, "a")]
+
+
+def test_a_prefill_does_not_change_the_tokens_of_the_prompt() -> None:
+    """A rule that joins two line breaks only before something else (GPT-2's does) would join them in the prompt."""
+    joined = tiny_tokenizer(merges=[("Ċ", "Ċ")])
+    joined.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\s+(?!\S)|\s+"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    joined.chat_template = "{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
+    alone = encode_chat(joined, [user("Hi")])
+    begun = encode_chat(joined, [user("Hi")], "Sure")
+    assert len(alone.ids) == 3
+    assert begun.ids[: begun.text] == alone.ids
 
 
 def test_the_prefill_ends_the_ids() -> None:

@@ -7,6 +7,7 @@ forward, then, once there is one, the stored check; `|` sets these apart. r1 = r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from safesignal.modeling.output import Answer
 from safesignal.rules import EVERY, FIRST, Policy
+from safesignal.types import CheckKind
 from tests.modeling.joint import Seen, joint_model, scripted, watched
 
 SHORT = Policy(r1=2, r2=2, r3=2, tau=2, refusal_prefix="No", explain_tokens=3)
@@ -42,6 +44,10 @@ def write(
 def assert_tables(seen: Seen, *tables: Sequence[str]) -> None:
     found = [own for (own,) in seen.masks]
     assert found == [[row.replace("|", "") for row in table] for table in tables]
+
+
+def assert_tables_at(seen: Seen, forward: int, table: Sequence[str]) -> None:
+    assert seen.masks[forward][0] == [row.replace("|", "") for row in table]
 
 
 def assert_stored(seen: Seen, *sources: tuple[int, int, int]) -> None:
@@ -141,6 +147,24 @@ def test_a_prefill_sees_the_query_check_and_what_follows_its_last_window() -> No
         ["xxxxxxx|.|x", ".....xx|x|."],
     )
     assert_stored(seen, (1, 0, 4), (2, 1, 7))
+
+
+def test_a_refusal_sees_the_check_of_the_prefill_that_caused_it() -> None:
+    """The windows of a prefill are read at once; the second one fires, and is read again to be the stored check."""
+    answer, seen = write(
+        [0.1, 0.1, 0.9, 0.1, 0.1, 0.9, 0.1], prefill="cdef", new=6, policy=replace(SHORT, explain_tokens=1)
+    )
+    assert (answer.refused, answer.stopped_at, answer.prefill_dropped) == (True, 0, True)
+    assert [check.kind for check in answer.checks][:3] == [CheckKind.QUERY, CheckKind.PREFILL, CheckKind.PREFILL]
+    assert_tables_at(seen, 2, ["....xx..|x|."])
+    assert_stored(seen, (1, 0, 4), (3, 2, 8))
+
+
+def test_a_refused_query_outweighs_the_windows_of_its_prefill() -> None:
+    answer, seen = write([0.9, 0.1, 0.1, 0.9, 0.1], prefill="cd", new=6, policy=replace(SHORT, explain_tokens=1))
+    assert (answer.refused, answer.prefill_dropped) == (True, True)
+    assert_tables_at(seen, 2, [".xx...|x|."])
+    assert_stored(seen, (1, 0, 4), (3, 2, 6))
 
 
 def test_separate_checks_show_the_same_columns_in_two_passes() -> None:

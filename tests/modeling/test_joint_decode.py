@@ -147,8 +147,9 @@ def test_stream_is_whole() -> None:
 
 
 @torch.no_grad()
-def test_a_refusal_is_written_under_the_verdict_that_caused_it() -> None:
+def test_a_refusal_is_written_under_the_verdict_that_caused_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a rollback the text is that of a row which never wrote what was dropped; the stored check is the last."""
+    monkeypatch.setattr("safesignal.modeling.decode._explained", lambda *_: True)  # one token, and hardly a word
     model = joint_model()
     one, forward = model.encode_one("ab"), model.forward_signal
     with scripted(model, [0.1, 0.9, 0.9, 0.1]):

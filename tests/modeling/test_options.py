@@ -57,6 +57,8 @@ def test_padding_falls_back_to_tokenizer_then_end_token() -> None:
         ({}, {"temperature": 0, "do_sample": True}, False),
         ({}, {"temperature": 0.0}, False),
         ({}, {"do_sample": True}, True),
+        ({}, {"top_p": 0.9}, True),
+        ({}, {"top_k": 5, "do_sample": False}, False),
         ({"do_sample": True, "temperature": 0.6}, {}, True),
         ({"do_sample": True, "temperature": 0.6}, {"temperature": 0}, False),
         ({"do_sample": True}, {"do_sample": False}, False),
@@ -139,3 +141,8 @@ def test_under_a_template_without_an_end_token_an_answer_ends_at_the_next_turn()
     assert plain.options(stop_strings=()).stop_strings == ()
     plain.base.generation_config.stop_strings = "###"
     assert plain.options().stop_strings == ("###",)
+
+
+def test_a_value_out_of_range_is_an_error_even_where_nothing_is_sampled() -> None:
+    with pytest.raises(UsageError, match="top_p = 7.0"):
+        resolve(top_p=7.0, do_sample=False)

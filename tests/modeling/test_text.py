@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
-from safesignal.modeling.text import TextStream, cut_at_stop
+from safesignal.modeling.text import TextStream, cut_at_stop, is_byte_token
 from tests.support import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(merges=[("a", "b"), ("ab", "c")])
@@ -72,6 +73,26 @@ def test_a_character_waits_for_its_last_byte() -> None:
 def test_a_possible_stop_string_waits() -> None:
     stream = TextStream(to_text, ["</s>"])
     assert [stream.push([token]) for token in to_ids("x</a</s>y")] == ["x", "", "", "</a", "", "", "", "", ""]
+
+
+FALLBACK = Tokenizer(models.BPE(vocab={f"<0x{b:02X}>": b for b in range(256)} | {"a": 256}, merges=[]))
+FALLBACK.decoder = decoders.ByteFallback()  # as in Llama 2, Mistral and Gemma
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([*"你é🙂".encode(), 256]), max_size=14), cut_points)
+@example(ids=[*"你".encode(), 0xE4], cuts=[3])
+def test_byte_tokens_wait_for_the_end_of_their_run(ids: list[int], cuts: list[int]) -> None:
+    """Their decoder spoils a whole run of bytes, characters that were complete among them, if the last one is cut off."""
+
+    def decode(part: Sequence[int]) -> str:
+        return str(FALLBACK.decoder.decode([FALLBACK.id_to_token(token) for token in part]))
+
+    stream = TextStream(decode, (), lambda token: is_byte_token(FALLBACK.id_to_token(token)))
+    edges = [0, *sorted({min(cut, len(ids)) for cut in cuts}), len(ids)]
+    parts = [ids[a:b] for a, b in itertools.pairwise(edges)]
+    found = [stream.push(part, final=index == len(parts) - 1) for index, part in enumerate(parts)]
+    assert "".join(found) == decode(ids)
 
 
 def test_what_waited_comes_at_the_end() -> None:

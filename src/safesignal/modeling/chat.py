@@ -138,16 +138,18 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
 def _tokenise(
     tokenizer: PreTrainedTokenizerBase, rendered: str, prefill: str
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokenise prompt and prefill together, or apart where a token would straddle them.
+    """Tokenise prompt and prefill together, or apart where the prompt would not keep its own tokens.
 
     A refusal may drop the prefill, and the prompt that is left must be the prompt alone.
     """
+    first = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+    if not prefill:
+        return list(first["input_ids"]), list(first["offset_mapping"])
     whole = tokenizer(rendered + prefill, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = list(whole["input_ids"]), list(whole["offset_mapping"])
-    border = len(rendered)
-    if not any(start < border < end for start, end in offsets):
+    border, own = len(rendered), list(first["input_ids"])
+    if ids[: len(own)] == own and not any(start < border < end for start, end in offsets):
         return ids, offsets
-    first = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
     then = tokenizer(prefill, add_special_tokens=False, return_offsets_mapping=True)
     moved = [(start + border, end + border) for start, end in then["offset_mapping"]]
     return [*first["input_ids"], *then["input_ids"]], [*first["offset_mapping"], *moved]

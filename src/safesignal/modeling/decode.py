@@ -94,9 +94,9 @@ def decode(forward: SignalForward, rows: Sequence[Row], settings: DecodeSettings
         for row in live:
             _settle(row, settings)
         _roll_back(state, live)
-        # 4. Show what benign checks cover.
+        # 4. Show what benign checks cover; of a refusal nothing before it says why.
         for row in live:
-            released = row.release()
+            released = row.release() if row.finish is not None or _explained(row, settings) else []
             if released or row.finish is not None:
                 yield Step(row, tuple(released), time.perf_counter() - begun)
         # 5. Finished rows leave the batch.
@@ -134,9 +134,18 @@ def _open(forward: SignalForward, state: TextState, rows: Sequence[Row], setting
         actions |= drive(courses, partial(read, prefill=prefill))
         if any(row.fed < (len(row.ids) if prefill else row.encoded.text) for row in rows):
             read({}, prefill=prefill)
-    for (index, _), action in actions.items():
-        if action.refuse and not rows[index].refused:
-            _refuse(rows[index], action.keep, settings)
+    fired: dict[int, tuple[int, int]] = {}
+    for key, action in actions.items():
+        if action.refuse:
+            fired.setdefault(key[0], key)
+    if forward.joint:
+        # A refusal is written under the check that caused it. All windows of a prefill were read at once, and the last of
+        # them is the stored check; so the one that counts is read again.
+        causes = {key: rows[r].causes(query=key in queries) for r, key in fired.items() if rows[r].encoded.prefill}
+        if wanted := {key: spans for key, spans in causes.items() if spans}:
+            read(wanted, prefill=True)
+    for r, key in fired.items():
+        _refuse(rows[r], actions[key].keep, settings)
     _roll_back(state, rows)
     assert scores is not None
     return scores
@@ -210,7 +219,8 @@ def _ending(row: Row, token: int, settings: DecodeSettings) -> FinishReason | No
         return FinishReason.LENGTH
     if row.refusal_at is not None:
         tail = settings.to_text(row.ids[-2:])
-        done = tail.endswith(_SENTENCE_END) or row.length >= row.policy.explain_tokens
+        ended = tail.endswith(_SENTENCE_END) and _explained(row, settings)
+        done = ended or row.length >= row.policy.explain_tokens
         return FinishReason.LENGTH if done or row.written >= settings.max_new_tokens else None
     if settings.stop_strings:
         # A token brings at least one byte; four more hold the rest of a character that was split.
@@ -227,10 +237,17 @@ def _settle(row: Row, settings: DecodeSettings) -> None:
     action = row.trajectory.close() if row.watch else GO_ON
     if action.refuse:
         _refuse(row, action.keep, settings)
-    elif row.refusal_at is not None and row.length == 0:
+    elif not _explained(row, settings):
         _refuse(row, 0, settings)  # the model had no explanation, and the prefix alone is half a sentence
     else:
         row.finish = FinishReason.REFUSED if row.refused else row.ending
+
+
+def _explained(row: Row, settings: DecodeSettings) -> bool:
+    """Tell whether there is no refusal to explain, or a word in it yet: a line break or a full stop alone is none."""
+    if row.refusal_at is None:
+        return True
+    return any(character.isalnum() for character in settings.to_text(row.ids[row.origin : row.end]))
 
 
 def _refuse(row: Row, keep: int, settings: DecodeSettings) -> None:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -349,14 +349,22 @@ class SignalForward(nn.Module):
         if self.gate.width:
             self._hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
 
+    def require_room(self, tokens: int) -> None:
+        """Raise before anything is read if a prompt leaves no room for one token of an answer and its check."""
+        if tokens >= self.stack.max_length:
+            self._too_long(tokens, self.stack.max_length - 1)
+
     def _check_lengths(self, state: TextState, fed: Sequence[int]) -> None:
         longest = max(length + count for length, count in zip(state.lengths, fed, strict=True))
         if longest > self.stack.max_length:
-            why = f" ({self.stack.reserved})" if self.stack.reserved else ""
-            raise UsageError(
-                f"the text has {longest} tokens. Expected at most {self.stack.max_length} for this model{why}.",
-                hint="shorten the prompt or lower `--max_new_tokens`",
-            )
+            self._too_long(longest, self.stack.max_length)
+
+    def _too_long(self, tokens: int, most: int) -> NoReturn:
+        why = f" ({self.stack.reserved})" if self.stack.reserved else ""
+        raise UsageError(
+            f"the text has {tokens} tokens. Expected at most {most} for this model{why}.",
+            hint="shorten the prompt or lower `--max_new_tokens`",
+        )
 
 
 def _visible(keys_BC: Tensor, sights: Sequence[Sequence[Sight]], checks: int) -> Tensor:

@@ -65,11 +65,14 @@ def from_tensors(input_ids: Tensor, attention_mask: Tensor | None, roles: Tensor
 
 
 def lay_out(encoded: Sequence[Encoded], answers: Sequence[Answer], pad: int) -> Tensor:
-    """Return (B, T) ids as transformers lays them out: prompt padded left, answer with its end token padded right."""
+    """Return (B, T + new) ids as transformers lays them out: prompt padded left, answer with its end token padded right.
+
+    A prefill that was dropped leaves padding, so that every answer begins at column T, the width of what was given.
+    """
     pairs = list(zip(encoded, answers, strict=True))
     lefts = [list(one.ids[: one.text] if answer.prefill_dropped else one.ids) for one, answer in pairs]
     rights = [[*answer.ids, *([] if answer.end_id is None else [answer.end_id])] for _, answer in pairs]
-    left, right = max(map(len, lefts)), max(map(len, rights))
+    left, right = max(len(one.ids) for one in encoded), max(map(len, rights))
     rows = zip(lefts, rights, strict=True)
     return torch.tensor([[pad] * (left - len(a)) + a + b + [pad] * (right - len(b)) for a, b in rows])
 

@@ -30,7 +30,7 @@ from safesignal.modeling.options import GenerationOptions, resolve_options
 from safesignal.modeling.output import Answer, GenerateOutput, Score, StreamChunk
 from safesignal.modeling.rows import Row, answer_of
 from safesignal.modeling.score import score_encoded
-from safesignal.modeling.text import TextStream
+from safesignal.modeling.text import TextStream, is_byte_token
 from safesignal.modeling.tuned import LM_FOLDER, Tuned, load_tuned, save_tuned
 from safesignal.modeling.zoo import load_base
 from safesignal.rules import Policy, Schedule, parse_schedule, validate_policy
@@ -324,7 +324,7 @@ class SafeSignalModel(nn.Module):
         times: dict[int, list[float]] = {id(row): [] for row in rows}
         for step in decode(self.forward_signal, rows, self.settings(options, checks)):
             times[id(step.row)].append(step.seconds)
-        return [answer_of(row, options.stop_strings, self._to_text, times[id(row)]) for row in rows]
+        return [self._answer_of(row, options, times[id(row)]) for row in rows]
 
     def stream(
         self,
@@ -343,14 +343,14 @@ class SafeSignalModel(nn.Module):
         """
         resolved = self.options(**options)
         (row,) = self.rows([self.encode_one(conversation, prefill)], policy, schedule, signal, None)
-        pieces = TextStream(self._to_text, resolved.stop_strings)
+        pieces = TextStream(self._to_text, resolved.stop_strings, self._is_byte)
         times: list[float] = []
         seen = 0
         for step in decode(self.forward_signal, [row], self.settings(resolved, checks)):
             times.append(step.seconds)
             final = row.finish is not None
             text = pieces.push(step.ids, final=final, cut=not row.refused)
-            answer = answer_of(row, resolved.stop_strings, self._to_text, times) if final else None
+            answer = self._answer_of(row, resolved, times) if final else None
             yield StreamChunk(text, step.ids, tuple(row.checks[seen:]), answer)
             seen = len(row.checks)
 
@@ -375,7 +375,8 @@ class SafeSignalModel(nn.Module):
         policy, schedule = policy or self.policy(), schedule or self.schedule()
         validate_policy(replace(policy, buffer=False), schedule)
         encoded = [self.encode_one(one, text or "") for one, text in zip(batch, texts, strict=True)]
-        return score_encoded(self.forward_signal, encoded, policy, schedule)
+        found = score_encoded(self.forward_signal, encoded, policy, schedule)
+        return [replace(one, base_drift=self.base_drift) for one in found]
 
     # --------------------------------------------------------------------------------------------------------- private
 
@@ -420,14 +421,22 @@ class SafeSignalModel(nn.Module):
             validate_policy(policy, schedule)
         if not encoded:
             raise UsageError("there is no conversation. Expected at least one.")
+        self.forward_signal.require_room(max(len(one.ids) for one in encoded))
         keys = numbers if numbers is not None else range(len(encoded))
         return [Row(key, one, policy, schedule, watch=signal) for key, one in zip(keys, encoded, strict=True)]
+
+    def _answer_of(self, row: Row, options: GenerationOptions, times: Sequence[float]) -> Answer:
+        answer = answer_of(row, options.stop_strings, self._to_text, times)
+        return replace(answer, base_drift=self.base_drift)
 
     def _to_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _to_text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _is_byte(self, token: int) -> bool:
+        return is_byte_token(str(self.tokenizer.convert_ids_to_tokens(token)))
 
     def _require_signal(self) -> None:
         if not self.trained_signal:

@@ -18,6 +18,7 @@ __all__ = ["GenerationOptions", "resolve_options"]
 
 _DEFAULT_NEW_TOKENS = 256
 _TOP_K_WHEN_SAMPLING = 50
+_SAMPLING = {"temperature", "top_k", "top_p", "min_p"}
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (None, 1),
     "num_beam_groups": (None, 1),
@@ -104,21 +105,21 @@ def resolve_options(config: GenerationConfig, overrides: dict[str, Any], pad_def
 
 def _sampler(value: Any, given: dict[str, Any]) -> Sampler:
     temperature = float(value("temperature", 1.0))
-    # `--temperature 0.7` alone means sampling; a temperature of 0 means none, whatever `do_sample` says.
-    do_sample = bool(value("do_sample", False)) or ("temperature" in given and "do_sample" not in given)
+    # `--temperature 0.7` or `--top_p 0.9` alone means sampling; a temperature of 0 means none, whatever `do_sample` says.
+    do_sample = bool(value("do_sample", False)) or ("do_sample" not in given and bool(_SAMPLING & set(given)))
     do_sample = do_sample and temperature != 0
     penalty, seed = float(value("repetition_penalty", 1.0)), int(given.get("seed", 0))
-    if not do_sample:
-        return Sampler(repetition_penalty=penalty, seed=seed)
-    return Sampler(
+    sampler = Sampler(
         do_sample=True,
-        temperature=temperature,
+        temperature=temperature or 1.0,
         top_k=int(value("top_k", _TOP_K_WHEN_SAMPLING)),
         top_p=float(value("top_p", 1.0)),
         min_p=float(value("min_p", 0.0)),
         repetition_penalty=penalty,
         seed=seed,
     )
+    # Made either way, so that a value out of range is an error even where greedy decoding would not look at it.
+    return sampler if do_sample else Sampler(repetition_penalty=penalty, seed=seed)
 
 
 def _ids(value: int | Iterable[int] | None) -> frozenset[int]:

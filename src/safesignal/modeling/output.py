@@ -28,6 +28,7 @@ class Answer:
         seconds: Time until the answer ended.
         end_id: The end-of-sequence token that ended it; None where something else did.
         prefill_dropped: Whether the caller's prefill was taken out of the context before the refusal.
+        base_drift: How the base differs from the adapter's; empty if it does not.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Answer:
     seconds: float
     end_id: int | None = None
     prefill_dropped: bool = False
+    base_drift: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,14 @@ class Score:
         response_signals: P(malicious) per window, in order; empty without a response.
         response_signal: Policy-relevant maximum of the windows; None without a response.
         checks: The same as checks, with spans and verdicts.
+        base_drift: How the base differs from the adapter's; empty if it does not.
     """
 
     prompt_signal: float
     response_signals: tuple[float, ...] = ()
     response_signal: float | None = None
     checks: tuple[Check, ...] = ()
+    base_drift: str = ""
 
 
 @dataclass(frozen=True)

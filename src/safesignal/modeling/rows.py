@@ -188,6 +188,11 @@ class Row:
         self.checks.append(Check(0, signal, verdict, span, CheckKind.QUERY))
         return action
 
+    def causes(self, *, query: bool) -> list[Span]:
+        """Return the span of the check that refused at step 0, the query's or the prefill's last; none without any."""
+        kind = CheckKind.QUERY if query else CheckKind.PREFILL
+        return [check.span for check in self.checks if check.kind is kind][-1:]
+
     def _check_turn(self, turn: int, length: int) -> Course:
         course = Trajectory(self.policy, turn=turn)
         record = yield from replay(course, self.due_lengths(length))

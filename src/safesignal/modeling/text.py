@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Sequence
 
-__all__ = ["TextStream", "cut_at_stop"]
+__all__ = ["TextStream", "cut_at_stop", "is_byte_token"]
 
 _HALF_CHARACTER = "\ufffd"
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def is_byte_token(token: str) -> bool:
+    """Tell whether a token stands for one byte of a character that the vocabulary lacks (Llama 2, Mistral, Gemma)."""
+    return _BYTE.fullmatch(token) is not None
 
 
 def cut_at_stop(text: str, stop_strings: Sequence[str]) -> str:
@@ -19,11 +27,23 @@ class TextStream:
     """Decode one row's released ids piece by piece; the pieces joined are the whole text.
 
     A piece waits while it ends in a split character or in what may become a stop string
-    (tests/invariants/test_release.py).
+    (tests/invariants/test_release.py), or in byte tokens: their decoder spoils a whole run of them where its last
+    character stays incomplete.
+
+    Args:
+        to_text: Decodes ids, special tokens left out.
+        stop_strings: Texts that end the answer.
+        is_byte: Tells byte tokens of a byte-fallback vocabulary.
     """
 
-    def __init__(self, to_text: Callable[[Sequence[int]], str], stop_strings: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        to_text: Callable[[Sequence[int]], str],
+        stop_strings: Sequence[str] = (),
+        is_byte: Callable[[int], bool] = lambda _: False,
+    ) -> None:
         self._to_text = to_text
+        self._is_byte = is_byte
         self._stop_strings = tuple(stop_strings)
         self._ids: list[int] = []
         self._sent = 0
@@ -39,10 +59,17 @@ class TextStream:
         whole = self._to_text(self._ids)
         text = cut_at_stop(whole, self._stop_strings)
         # A stop string may lie inside the beginning of a longer one that comes true later.
-        certain = len(text) if final else min(len(text), len(whole) - self._uncertain(whole))
+        certain = len(text) if final else min(len(text), len(whole) - self._uncertain(whole), self._before_bytes())
         piece = text[self._sent : max(certain, self._sent)]
         self._sent = max(certain, self._sent)
         return piece
+
+    def _before_bytes(self) -> int:
+        """Return how many characters come before the byte tokens at the end."""
+        solid = len(self._ids)
+        while solid and self._is_byte(self._ids[solid - 1]):
+            solid -= 1
+        return len(self._to_text(self._ids[:solid])) if solid < len(self._ids) else sys.maxsize
 
     def _uncertain(self, text: str) -> int:
         """Return how many characters at the end may still change or turn out to be a stop string."""

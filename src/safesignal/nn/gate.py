@@ -42,8 +42,8 @@ class SignalGate:
                 "Expected a closed gate and 0 <= safety rows <= rows.",
                 hint="a forward of this model began inside another; let one end before the next",
             )
-        self.rows, self.width = rows, width
         try:
+            self.rows, self.width = rows, width
             yield
         finally:
             self.rows, self.width = 0, 0

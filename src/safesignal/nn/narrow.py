@@ -60,10 +60,10 @@ class NarrowProducts:
         A layer whose `forward` somebody else has replaced keeps it: accelerate moves weights and inputs in there.
         """
         own = [(attributes, forward) for attributes, forward in self._forwards if "forward" not in attributes]
-        for attributes, forward in own:
-            attributes["forward"] = forward
         try:
+            for attributes, forward in own:
+                attributes["forward"] = forward
             yield
         finally:
             for attributes, _ in own:
-                del attributes["forward"]
+                attributes.pop("forward", None)

@@ -82,9 +82,41 @@ def test_resuming_does_what_is_left_and_nothing_twice(run: Run, tiny: Tiny, tmp_
         r["id"]: (r["text"], r["refused"], r["stopped_at"]) for r in whole
     }
     before = out.read_bytes()
-    done = run("generate", *tiny.args, "--input", tmp_path / "in.jsonl", "--output", out)
+    files = ["--input", tmp_path / "in.jsonl", "--output", out]
+    done = run("generate", *tiny.args, *files, *LENGTH, *MIXED, "--batch_size", 2)
     assert (done.code, out.read_bytes()) == (0, before)
     assert "5 rows are in" in done.err
+
+
+@pytest.mark.parametrize(
+    "other",
+    [["--no-signal"], ["--threshold", 0.9], ["--max_new_tokens", 23], ["--schedule", "every"], ["--system", "x"]],
+)
+def test_another_run_does_not_go_on_from_this_one(run: Run, tiny: Tiny, tmp_path: Path, other: list[object]) -> None:
+    """Answers written without the signal, or under other thresholds, would pass for guarded ones."""
+    generate(run, tiny, tmp_path)
+    out = tmp_path / "out.jsonl"
+    before = out.read_bytes()
+    files = ["--input", tmp_path / "in.jsonl", "--output", out]
+    done = run("generate", *tiny.args, *files, *LENGTH, *MIXED, *other)
+    assert (done.code, out.read_bytes()) == (2, before)
+    assert "5 rows" in done.err
+    assert "another run" in done.err
+    write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "Another prompt under an old id"}])
+    assert "another run, the first with id a" in run("generate", *tiny.args, *files, *LENGTH, *MIXED).err
+
+
+def test_a_failed_overwrite_leaves_what_was_there(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    generate(run, tiny, tmp_path)
+    out = tmp_path / "out.jsonl"
+    before, source = out.read_bytes(), tmp_path / "in.jsonl"
+    missing = ["--model", tmp_path / "none", "--adapter", tiny.adapter, "--overwrite"]
+    assert run("generate", *missing, "--input", source, "--output", out).code != 0
+    assert out.read_bytes() == before
+    done = run("generate", *tiny.args, "--input", source, "--output", source, "--overwrite")
+    assert done.code == 2
+    assert "input and output" in done.err
+    assert source.stat().st_size
 
 
 def test_overwriting_starts_anew(run: Run, tiny: Tiny, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_contract(run: Run, tiny: Tiny, tmp_path: Path) -> None:
         assert 0.0 <= row["prompt_signal"] <= 1.0
         assert all(0.0 <= signal <= 1.0 for signal in row["response_signals"])
         assert min(row["response_signals"]) <= row["response_signal"] <= max(row["response_signals"])
-    assert set(second) == {"id", "prompt", "prompt_signal"}
+    assert set(second) == {"id", "prompt", "prompt_signal", "run"}
     assert third["x"] == 1
 
 

@@ -240,7 +240,7 @@ def test_a_refusal_is_never_cut_short() -> None:
 
 @pytest.mark.parametrize("begins", ["\n", ".", " !"])
 def test_an_explanation_without_a_word_is_none(begins: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends a sentence ends no explanation before it has a word; one that never has gives way to the fixed refusal."""
+    """What ends a sentence ends no explanation without a word; one that never has any yields to the fixed refusal."""
     model = guarded("llama")
     policy = Policy(threshold=0.0, window_threshold=1.0, explain_tokens=6)
     script = iter(model._to_ids(begins) + model._to_ids("it is"))

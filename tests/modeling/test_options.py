@@ -144,5 +144,5 @@ def test_under_a_template_without_an_end_token_an_answer_ends_at_the_next_turn()
 
 
 def test_a_value_out_of_range_is_an_error_even_where_nothing_is_sampled() -> None:
-    with pytest.raises(UsageError, match="top_p = 7.0"):
+    with pytest.raises(UsageError, match=r"top_p = 7\.0"):
         resolve(top_p=7.0, do_sample=False)

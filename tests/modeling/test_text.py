@@ -83,12 +83,12 @@ FALLBACK.decoder = decoders.ByteFallback()  # as in Llama 2, Mistral and Gemma
 @given(st.lists(st.sampled_from([*"你é🙂".encode(), 256]), max_size=14), cut_points)
 @example(ids=[*"你".encode(), 0xE4], cuts=[3])
 def test_byte_tokens_wait_for_the_end_of_their_run(ids: list[int], cuts: list[int]) -> None:
-    """Their decoder spoils a whole run of bytes, characters that were complete among them, if the last one is cut off."""
+    """Their decoder spoils a whole run of bytes, complete characters among them, if the last one is cut off."""
 
     def decode(part: Sequence[int]) -> str:
         return str(FALLBACK.decoder.decode([FALLBACK.id_to_token(token) for token in part]))
 
-    stream = TextStream(decode, (), lambda token: is_byte_token(FALLBACK.id_to_token(token)))
+    stream = TextStream(decode, (), lambda token: is_byte_token(str(FALLBACK.id_to_token(token))))
     edges = [0, *sorted({min(cut, len(ids)) for cut in cuts}), len(ids)]
     parts = [ids[a:b] for a, b in itertools.pairwise(edges)]
     found = [stream.push(part, final=index == len(parts) - 1) for index, part in enumerate(parts)]

@@ -27,7 +27,7 @@ NEVER = Policy(threshold=1.0, window_threshold=1.0)
 @pytest.fixture(autouse=True)
 def short_answers_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny random model writes no words; its six tokens are an answer here."""
-    monkeypatch.setattr(runner, "_SAYS_SOMETHING", 0)
+    monkeypatch.setattr(runner, "SAYS_SOMETHING", 0)
 
 
 def answers(verdict: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,16 @@ import typer
 from safesignal.cli.arguments import flag, option, together
 from safesignal.cli.console import note, out, waiting
 from safesignal.cli.options import FileOptions, ModelOptions, PolicyOptions, SamplingOptions, SignalOptions
-from safesignal.cli.rows import InputRow, check_row, encode_rows, one_row, read_rows, work_through
+from safesignal.cli.rows import (
+    InputRow,
+    check_row,
+    encode_rows,
+    marker,
+    one_row,
+    read_rows,
+    require_same_run,
+    work_through,
+)
 from safesignal.data.jsonl import Writer
 from safesignal.errors import UsageError
 
@@ -91,6 +101,8 @@ class _Job:
 
     def write(self, rows: Sequence[InputRow], writer: Writer, batch_size: int) -> None:
         """Answer the rows of a file that are not in the output yet."""
+        mark = marker(self._settings())
+        require_same_run(rows, writer, mark)
         if all(row.record.id in writer.done for row in rows):
             note(f"all {len(rows)} rows are in {writer.path} already; `--overwrite` starts anew")
             return
@@ -102,7 +114,14 @@ class _Job:
             return [self._row(model, row, one) for row, one in zip(batch, answers, strict=True)]
 
         room = self._sampling.max_new_tokens
-        work_through(rows, writer, lambda left: encode_rows(model, left, self._text_of, room), answer, batch_size)
+        work_through(rows, writer, lambda left: encode_rows(model, left, self._text_of, room), answer, mark, batch_size)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what decides the answers, as JSON values."""
+        model, signal, policy = self._asked
+        watched = {"signal": asdict(signal), "policy": policy.overrides()} if self._watch else None
+        text = {"prefill": self._prefill, "system": self._system}
+        return {"model": model.key(), "watched": watched, "sampling": self._sampling.given(), **text}
 
     def _load(self) -> SafeSignalModel:
         model = self._asked[0].load(signal=self._watch)

@@ -15,6 +15,7 @@ from safesignal.cli.arguments import flag, option, require_at_least_one, togethe
 from safesignal.cli.console import quiet_libraries, waiting
 from safesignal.config import SignalConfig
 from safesignal.errors import UsageError
+from safesignal.files import digests
 from safesignal.rules import EVERY, Policy, Schedule, parse_schedule, validate_policy
 
 if TYPE_CHECKING:
@@ -131,6 +132,19 @@ class ModelOptions(BaseOptions):
 
         folder = Path(self.adapter) if self.adapter else shipped_adapter(self.model or "smollm2")
         return load_adapter(folder)[0] if folder is not None else None
+
+    def key(self) -> dict[str, Any]:
+        """Return what tells this model and adapter from others, without loading them; JSON values."""
+        from safesignal.modeling.adapter_io import CONFIG_FILE, shipped_adapter
+
+        folder = Path(self.adapter) if self.adapter else shipped_adapter(self.model or "smollm2")
+        files = [folder / CONFIG_FILE, *sorted(folder.rglob("*.safetensors"))] if folder is not None else []
+        return {
+            "model": self.model,
+            "chat_template": self.chat_template,
+            "dtype": str(self.dtype),
+            "adapter": digests(path for path in files if path.exists()),
+        }
 
     def load(self, *, signal: bool = True) -> SafeSignalModel:
         """Load the base model and its adapter, or the base alone if `signal` is off."""
@@ -281,7 +295,7 @@ class FileOptions:
 
     def check(self) -> None:
         """Raise unless there is either a prompt, or an input with an output."""
-        together(self._one_source, self._both_files, lambda: require_at_least_one(self.batch_size))
+        together(self._one_source, self._both_files, self._two_places, lambda: require_at_least_one(self.batch_size))
 
     def _one_source(self) -> None:
         if (self.prompt is None) == (self.input is None):
@@ -290,6 +304,10 @@ class FileOptions:
                 "Expected one of the two.",
                 hint='`--prompt "…"` for one, `--input prompts.jsonl --output out.jsonl` for many',
             )
+
+    def _two_places(self) -> None:
+        if self.input and self.output and Path(self.input).resolve() == Path(self.output).resolve():
+            raise UsageError(f"`{self.input}` is input and output. Expected two files.", hint="another `--output`")
 
     def _both_files(self) -> None:
         if (self.input is None) != (self.output is None):

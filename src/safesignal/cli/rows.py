@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from safesignal.modeling.chat import Encoded
     from safesignal.modeling.model import SafeSignalModel
 
-__all__ = ["InputRow", "check_row", "encode_rows", "one_row", "read_rows", "work_through"]
+__all__ = ["InputRow", "check_row", "encode_rows", "marker", "one_row", "read_rows", "require_same_run", "work_through"]
 
 _MAX_PROBLEMS = 10
 
@@ -52,6 +54,38 @@ def read_rows(path: str | Path) -> list[InputRow]:
     raws = (row for _, row in read_jsonl(path))
     named = [row | {"id": row.get("id") or record.id} for record, row in zip(records, raws, strict=True)]
     return [InputRow(i, row, record) for i, (row, record) in enumerate(zip(named, records, strict=True))]
+
+
+def marker(how: Mapping[str, object]) -> Callable[[InputRow], str]:
+    """Return a function that gives a row its mark: a short hash of its text and of `how` it is answered.
+
+    Args:
+        how: JSON values that decide what comes out: model, adapter, settings.
+    """
+    settings = json.dumps(how, sort_keys=True)
+
+    def mark(row: InputRow) -> str:
+        text = json.dumps([row.record.chat(), row.record.prefill, row.record.response])
+        return sha256(f"{settings}\n{text}".encode()).hexdigest()[:16]
+
+    return mark
+
+
+def require_same_run(rows: Sequence[InputRow], out: Writer, mark: Callable[[InputRow], str]) -> None:
+    """Raise if rows in the output were answered under other settings, or are other rows: a mixture looks like one run.
+
+    Raises:
+        UsageError: With the first such row.
+    """
+    ids = {str(row.record.id): row for row in rows}
+    written = ((ids.get(str(row["id"])), row) for _, row in read_jsonl(out.path)) if out.done else ()
+    other = [row["id"] for known, row in written if known is not None and row.get("run") != mark(known)]
+    if other:
+        raise UsageError(
+            f"{len(other)} rows of `{out.path}` come from another run, the first with id {other[0]}: "
+            "the model, a setting or the text was another. Expected the same, to go on from it.",
+            hint="choose another `--output`, or start anew with `--overwrite`",
+        )
 
 
 def one_row(name: str, prompt: str) -> InputRow:
@@ -124,6 +158,7 @@ def work_through(
     out: Writer,
     prepare: Callable[[Sequence[InputRow]], list[Encoded]],
     answer: Callable[[Sequence[InputRow], Sequence[Encoded]], Iterable[dict[str, Any]]],
+    mark: Callable[[InputRow], str],
     batch_size: int,
 ) -> None:
     """Answer what `out` does not hold yet, in batches of similar length, longest first.
@@ -133,6 +168,7 @@ def work_through(
         out: Where answers go, each batch as soon as it is there.
         prepare: Renders all rows that are left; raises before anything is answered.
         answer: Returns what a batch adds to its rows, in order.
+        mark: Gives each row the mark of this run, its field `run`.
         batch_size: Rows per batch.
     """
     left = [row for row in rows if row.record.id not in out.done]
@@ -145,5 +181,5 @@ def work_through(
             batch = sorted(by_length[start : start + batch_size], key=lambda pair: pair[0].number)
             chosen, encoded = [row for row, _ in batch], [one for _, one in batch]
             for row, added in zip(chosen, answer(chosen, encoded), strict=True):
-                out.write(row.raw | added)
+                out.write(row.raw | added | {"run": mark(row)})
             bar.advance(task, len(batch))

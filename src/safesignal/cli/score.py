@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from safesignal.cli.arguments import flag, option, together
 from safesignal.cli.console import note, out
 from safesignal.cli.options import FileOptions, ModelOptions, SignalOptions
-from safesignal.cli.rows import InputRow, encode_rows, one_row, read_rows, work_through
+from safesignal.cli.rows import InputRow, encode_rows, marker, one_row, read_rows, require_same_run, work_through
 from safesignal.data.jsonl import Writer
 from safesignal.errors import UsageError
 
@@ -62,6 +63,8 @@ def _one(asked: ModelOptions, signal: SignalOptions, row: InputRow, response: st
 def _many(
     asked: ModelOptions, signal: SignalOptions, rows: Sequence[InputRow], writer: Writer, batch_size: int
 ) -> None:
+    mark = marker({"model": asked.key(), "signal": asdict(signal)})
+    require_same_run(rows, writer, mark)
     if all(row.record.id in writer.done for row in rows):
         note(f"all {len(rows)} rows are in {writer.path} already; `--overwrite` starts anew")
         return
@@ -74,7 +77,7 @@ def _many(
     def text_of(row: InputRow) -> tuple[list[dict[str, str]], str]:
         return row.record.chat(), row.record.prefill + (row.record.response or "")
 
-    work_through(rows, writer, lambda left: encode_rows(model, left, text_of, 0), answer, batch_size)
+    work_through(rows, writer, lambda left: encode_rows(model, left, text_of, 0), answer, mark, batch_size)
 
 
 def _reading(model: SafeSignalModel, signal: SignalOptions) -> tuple[Policy, Schedule]:

@@ -123,7 +123,8 @@ class Writer:
 
         Args:
             path: The output file; missing folders are made.
-            overwrite: Start with an empty file instead of resuming.
+            overwrite: Start anew instead of resuming. What the file holds goes with the first row that is written, or
+                where no error comes before the end: a run that fails before it has anything to write costs nothing.
             key: Field that identifies a row.
 
         Raises:
@@ -134,13 +135,15 @@ class Writer:
         self._key = key
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("wb" if overwrite else "ab", buffering=0)
+            self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise self._unwritable(error) from error
+        self._stale = overwrite
         try:
-            self.done: set[str] = done_ids(self.path, key=key)
-            """Ids of the rows that are in the file."""
-            self._repair()
+            self.done: set[str] = set() if overwrite else done_ids(self.path, key=key)
+            """Ids of the rows that are in the file and stay."""
+            if not overwrite:
+                self._repair()
         except BaseException:
             self._file.close()
             raise
@@ -174,10 +177,19 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file."""
+        if kind is None:
+            self._begin_anew()
         self.close()
+
+    def _begin_anew(self) -> None:
+        """Drop what is to be overwritten, once."""
+        if self._stale:
+            self._file.truncate(0)
+            self._stale = False
 
     def _append(self, data: bytes) -> None:
         try:
+            self._begin_anew()
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:

@@ -15,7 +15,7 @@ import numpy as np
 from safesignal.evals.schema import LeakRow, Spread, rate_row
 from safesignal.stats import Rate
 
-__all__ = ["held_tokens", "leak_table", "released_before_stop", "spread"]
+__all__ = ["held_tokens", "leak_table", "released_before_stop", "shown_before_stop", "spread"]
 
 Attempt = Mapping[str, Any]
 
@@ -49,6 +49,20 @@ def leak_table(
 def released_before_stop(row: Attempt) -> int:
     """Return how many of the target's own tokens were shown before the refusal, in tokens."""
     return int(row["stopped_at"] or 0) + int(row["released_after_transition"] or 0)
+
+
+def shown_before_stop(row: Attempt, refusals: Collection[str]) -> str:
+    """Return the text of the target's own that was shown before the policy's refusal; empty where there was none.
+
+    Args:
+        row: A row of `attempts.jsonl`.
+        refusals: How the policy's refusals begin.
+    """
+    if not row["refused"] or not released_before_stop(row):
+        return ""
+    text = str(row.get("text") or "")
+    places = [text.find(f"\n\n{refusal}") for refusal in refusals if refusal]
+    return text[: min((place for place in places if place >= 0), default=0)].strip()
 
 
 def held_tokens(row: Attempt) -> list[int]:

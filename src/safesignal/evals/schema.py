@@ -103,6 +103,7 @@ class AttackRow(TypedDict):
     undecided: _Count
     errored: _Count
     asr: RateRow | None
+    asr_shown: NotRequired[RateRow | None]
     asr_corrected: CorrectedRow | None
     asr_harm: dict[str, RateRow | None]
     asr_harm_corrected: dict[str, CorrectedRow | None]

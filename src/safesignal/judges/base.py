@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 __all__ = [
+    "SAYS_SOMETHING",
     "BatchJudge",
     "Judge",
     "JudgeVerdict",
@@ -21,6 +22,9 @@ __all__ = [
     "source_of",
     "verdict_row",
 ]
+
+SAYS_SOMETHING = 5
+"""A text with fewer words than this that breaks off says neither yes nor no, whatever a judge makes of it."""
 
 JudgeVerdict = Literal["yes", "no", "unknown"]
 

@@ -139,8 +139,8 @@ def _open(forward: SignalForward, state: TextState, rows: Sequence[Row], setting
         if action.refuse:
             fired.setdefault(key[0], key)
     if forward.joint:
-        # A refusal is written under the check that caused it. All windows of a prefill were read at once, and the last of
-        # them is the stored check; so the one that counts is read again.
+        # A refusal is written under the check that caused it. All windows of a prefill were read at once, and the last
+        # of them is the stored check; so the one that counts is read again.
         causes = {key: rows[r].causes(query=key in queries) for r, key in fired.items() if rows[r].encoded.prefill}
         if wanted := {key: spans for key, spans in causes.items() if spans}:
             read(wanted, prefill=True)

@@ -65,7 +65,7 @@ def from_tensors(input_ids: Tensor, attention_mask: Tensor | None, roles: Tensor
 
 
 def lay_out(encoded: Sequence[Encoded], answers: Sequence[Answer], pad: int) -> Tensor:
-    """Return (B, T + new) ids as transformers lays them out: prompt padded left, answer with its end token padded right.
+    """Return (B, T + new) ids as transformers lays them out: prompt padded left, answer and end token padded right.
 
     A prefill that was dropped leaves padding, so that every answer begins at column T, the width of what was given.
     """

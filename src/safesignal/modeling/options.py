@@ -105,7 +105,7 @@ def resolve_options(config: GenerationConfig, overrides: dict[str, Any], pad_def
 
 def _sampler(value: Any, given: dict[str, Any]) -> Sampler:
     temperature = float(value("temperature", 1.0))
-    # `--temperature 0.7` or `--top_p 0.9` alone means sampling; a temperature of 0 means none, whatever `do_sample` says.
+    # `temperature=0.7` or `top_p=0.9` alone means sampling; a temperature of 0 means none, whatever `do_sample` says.
     do_sample = bool(value("do_sample", False)) or ("do_sample" not in given and bool(_SAMPLING & set(given)))
     do_sample = do_sample and temperature != 0
     penalty, seed = float(value("repetition_penalty", 1.0)), int(given.get("seed", 0))

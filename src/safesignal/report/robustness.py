@@ -41,6 +41,10 @@ def attack_section(runs: Sequence[Run]) -> Section:
     if _any(rows, "worst"):
         grids = [row for row in rows if _any([row], "worst")]
         parts.append(_table("Worst of the grid: a behavior counts if any variant succeeded", grids, runs, "worst"))
+    if _any(rows, "asr_shown"):
+        stopped = [row for row in rows if _any([row], "asr_shown")]
+        title = "Upper reading: what was shown before a stop counts by itself, a harmless beginning too"
+        parts.append(_table(title, stopped, runs, "asr_shown"))
     if _any(rows, "asr_corrected"):
         parts.append(_table("Refusal judge, corrected for its measured errors", rows, runs, "asr_corrected"))
     judges = _harm_judges(rows)

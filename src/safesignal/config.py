@@ -79,6 +79,8 @@ class SignalConfig:
     """Most recent generated tokens seen while the verdict is benign (rule 2)."""
     r3: int = 10
     """Tokens seen beyond the transition point (rule 3)."""
+    strategic_attention: bool = True
+    """Keep checks of answers to the windows of rules 1 to 3; off (an ablation) lets them see query and whole answer."""
     schedule: str = "annealing"
     """Schedule the thresholds were calibrated for."""
     tau: int = 2
@@ -108,6 +110,10 @@ class SignalConfig:
         if name not in self.presets:
             raise UsageError(f"preset is `{name}`. Expected one of {', '.join(self.presets)}.")
         return self.presets[name]
+
+    def rules(self) -> dict[str, Any]:
+        """Return what a check of the answer may see, as fields of :class:`safesignal.rules.Policy`."""
+        return {name: getattr(self, name) for name in ("r1", "r2", "r3", "strategic_attention")}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""

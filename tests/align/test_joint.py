@@ -288,6 +288,23 @@ def test_harmful_answers_are_checked_and_never_learnt() -> None:
     assert all(check.malicious for check in drawn)
 
 
+def test_harmful_answers_come_on_top_of_the_rows_that_are_learnt() -> None:
+    """With them and without, L_sft has the same rows in the same steps."""
+    records = make_records(80)
+    plain, windows = recipe(), recipe(cls_spans="inference")
+    steps = list(plain.batches(plain.encode(records)[0], 8, 0))
+    more = list(windows.batches(windows.encode(records)[0], 8, 0))
+
+    def learnt(step: Sequence[Example]) -> list[str]:
+        return [example.record.id for example in step if not example.response_is_malicious]
+
+    assert [learnt(step) for step in more if learnt(step)] == [learnt(step) for step in steps]
+    extra = [len(step) - len(learnt(step)) for step in more]
+    assert min(extra[: len(steps) // 2]) > 0
+    for step in steps[: len(steps) // 2]:
+        assert sum(bool(example.prompt_is_malicious) for example in step) == 4
+
+
 def test_the_end_token_is_learnt_and_never_checked() -> None:
     own = recipe(cls_spans="inference")
     examples, _ = own.encode(make_records(40))

@@ -265,6 +265,7 @@ def test_augmentation_opens_half_of_the_refusals_with_harmful_tokens() -> None:
     own = recipe(replace(CONFIG, augment_tokens=5), AugmentRecipe)
     examples, _ = own.encode(make_records(40))
     depths: list[int] = []
+    refusals = sum(isinstance(example, OpenedExample) for example in examples)
     for example in examples:
         for epoch in range(200):
             plain, drawn = Supervised(example.encoded.ids, example.encoded.text), own.supervised(example, epoch)
@@ -276,8 +277,21 @@ def test_augmentation_opens_half_of_the_refusals_with_harmful_tokens() -> None:
             elif isinstance(example, OpenedExample) and example.opening:
                 assert tuple(drawn.ids[plain.start : drawn.start]) == example.opening[:depth]
                 depths.append(depth)
-    share = [depths.count(k) / len(depths) for k in range(6)]
+    share = [depths.count(k) / (200 * refusals) for k in range(6)]
+    share[0] = 1 - sum(share[1:])
     assert share == pytest.approx([0.5, 0.1, 0.1, 0.1, 0.1, 0.1], abs=0.03)
+
+
+@pytest.mark.parametrize(("without", "among"), [(4, 0.5 * 10 / 6), (8, 1.0)])
+def test_augmentation_opens_half_of_all_refusals_where_some_cannot_be_opened(without: int, among: float) -> None:
+    malicious = [record for record in make_records(60) if record.response_label == "malicious"][:10]
+    bare = [replace(record, response=None, response_label="none") for record in malicious[:without]]
+    own = recipe(replace(CONFIG, augment_tokens=5, balance=False), AugmentRecipe)
+    examples, _ = own.encode([*bare, *malicious[without:]])
+    opened = [e for e in examples if isinstance(e, OpenedExample) and e.opening]
+    assert (len(examples), len(opened)) == (10, 10 - without)
+    depths = [own.supervised(e, epoch).start - e.encoded.text for e in opened for epoch in range(300)]
+    assert sum(depth > 0 for depth in depths) / len(depths) == pytest.approx(among, abs=0.04)
 
 
 def test_augmentation_weighs_refusals_and_the_benign_anchor_apart(tmp_path: Path) -> None:

@@ -122,6 +122,24 @@ def test_turning_at_a_transition_point() -> None:
     assert_stored(seen, (1, 0, 4), (2, 1, 5), (3, 2, 6), (4, 3, 7), (5, 3, 7), (6, 5, 10), (7, 6, 11))
 
 
+def test_without_strategic_attention() -> None:
+    """An ablation: re-read checks see the query and all that is written; an explanation is checked by itself."""
+    policy = replace(SHORT, strategic_attention=False)
+    answer, seen = write([0.1, 0.1, 0.9, 0.9, 0.1, 0.1, 0.1], policy=policy, new=12)
+    assert (answer.refused, answer.stopped_at) == (True, 1)
+    assert_tables(
+        seen,
+        PROMPT,
+        ["xxxxx|.|x", ".xx.x|x|."],
+        ["xxxxxx|.|x", ".xx.xx|x|."],
+        ["xxxxxxx|.|x", ".xx.xxx|x|."],
+        ["xxxxxx...|x", "xxxxxxx..|x", "xxxxxxxx.|x", "xxxxxxxxx|x"],
+        ["xxxxxxxxxx|.|x", ".........x|x|."],
+        ["xxxxxxxxxxx|.|x", ".........xx|x|."],
+        ["xxxxxxxxxxxx|.|x", "..........xx|x|."],
+    )
+
+
 def test_false_alarm() -> None:
     answer, seen = write([0.1, 0.1, 0.9, 0.1, 0.1], new=4)
     assert not answer.refused

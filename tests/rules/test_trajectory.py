@@ -313,3 +313,15 @@ def test_decisive_signal_is_the_largest_threshold_that_fires(levels: list[int], 
 
     firing = [value for value in {*values} if fires(value)]
     assert decisive_signal(values, tau) == max(firing, default=0.0)
+
+
+def test_without_strategic_attention_a_check_sees_query_and_whole_answer() -> None:
+    policy = Policy(r1=2, r2=2, r3=2, strategic_attention=False)
+    course = Trajectory(policy)
+    for length, signal in ((1, 0.1), (4, 0.1), (7, 0.9), (8, 0.1), (12, 0.9)):
+        span = course.span(length)
+        assert span == Span(0, length, query=True)
+        course.observe(signal, span, length)
+    assert (course.frontier, course.transition) == (8, 8)
+    first = Trajectory(policy, first=Verdict.MALICIOUS)
+    assert first.span(9) == Span(0, 9, query=True)

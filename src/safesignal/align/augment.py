@@ -1,7 +1,7 @@
 """Data augmentation after Qi et al. ("Safety alignment should be made more than just a few tokens deep", 2024).
 
 A harmful request, the first k tokens of a harmful answer, then a refusal, of which alone the loss is taken; k is 0 with
-probability 1/2, else uniform in 1..100. Beside it a benign anchor. Their objective:
+probability 1/2, else uniform in 1..100, or in the length of a shorter answer. Beside it a benign anchor. Their aim:
 
     α · E[-log π(refusal | request, harmful answer ≤ k)] + (1 - α) · E[-log π(answer | benign request)],  α = 0.2
 
@@ -49,6 +49,7 @@ class AugmentRecipe(SftRecipe):
         super().__init__(base, tokenizer, config, name)
         self.weights = {"refusal": config.augment_alpha, "anchor": 1.0 - config.augment_alpha}
         self._openings = ""
+        self._rate = config.augment_share
 
     def identity(self) -> dict[str, Any]:
         """Return the base, and a hash of the openings, which the rows' own ids do not show."""
@@ -73,6 +74,9 @@ class AugmentRecipe(SftRecipe):
                 "no malicious prompt has a harmful answer to open a refusal with. Expected some.",
                 hint="add rows with `response_label: malicious`, such as those of `safesignal rollouts`",
             )
+        if not self._openings:
+            # A share of all refusals, of which only those with a harmful answer to their request can be opened.
+            self._rate = min(1.0, self.config.augment_share * len(openings) / sum(map(bool, openings)))
         self._openings = hashlib.sha256((self._openings + repr(openings)).encode()).hexdigest()[:16]
         return opened, left_out
 
@@ -95,11 +99,10 @@ class AugmentRecipe(SftRecipe):
         ids, start = list(plain.ids), plain.start
         return Supervised([*ids[:start], *opening, *ids[start:]], start + len(opening))
 
-    def _depth(self, example: Example, epoch: int) -> int:
+    def _depth(self, example: OpenedExample, epoch: int) -> int:
+        """Draw k evenly from 1 to the most tokens there are; 0 leaves the refusal unopened."""
         rng = random.Random(f"{self.config.seed}/{epoch}/{example.record.id}/{example.record.prompt}")
-        if rng.random() >= self.config.augment_share:
-            return 0
-        return rng.randint(1, self.config.augment_tokens)
+        return rng.randint(1, len(example.opening)) if example.opening and rng.random() < self._rate else 0
 
     def _opened(self, example: Example, harmful: dict[str, str]) -> Example:
         if not example.prompt_is_malicious:

@@ -75,7 +75,7 @@ def calibrate(
         for own in (answers, lookalikes)
         if own
     ]
-    base = Policy(tau=model.config.tau, r1=model.config.r1, r2=model.config.r2, r3=model.config.r3)
+    base = Policy(tau=model.config.tau, **model.config.rules())
     presets: dict[str, OperatingPoint] = {}
     alarms: dict[str, float] = {}
     for name, target in target_fpr.items():

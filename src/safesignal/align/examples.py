@@ -131,12 +131,12 @@ def batches(examples: Sequence[Example], rows: int, seed: int, epoch: int) -> It
 
 
 def paired_batches(
-    kinds: tuple[Sequence[Example], Sequence[Example]], sizes: tuple[int, int], seed: int, epoch: int
+    kinds: Sequence[Sequence[Example]], sizes: Sequence[int], seed: int, epoch: int
 ) -> Iterator[list[Example]]:
     """Yield one epoch's steps of `sizes` rows of each kind, as long as there are any."""
     apart = (batches(own, size, seed, epoch) for own, size in zip(kinds, sizes, strict=True))
-    for first, second in zip_longest(*apart, fillvalue=[]):
-        yield [*first, *second]
+    for step in zip_longest(*apart, fillvalue=[]):
+        yield [example for own in step for example in own]
 
 
 def _part(part: MixturePart, config: AlignConfig, data_dir: str | None) -> list[Record]:

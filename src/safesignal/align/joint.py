@@ -156,15 +156,20 @@ class JointRecipe(SftRecipe):
     def batches(self, examples: Sequence[Example], rows: int, epoch: int) -> Iterator[list[Example]]:
         """Yield steps that hold benign and malicious prompts in the proportion of the whole, half and half if balanced.
 
-        Every step has some of both as long as there are any.
+        Every step has some of both as long as there are any. Harmful answers, of which checks alone are learnt, come on
+        top in their own proportion, so that L_sft has the same rows with them and without.
         """
-        malicious = [example for example in examples if example.prompt_is_malicious]
-        benign = [example for example in examples if not example.prompt_is_malicious]
+        harmful = [example for example in examples if example.response_is_malicious]
+        answered = [example for example in examples if not example.response_is_malicious]
+        malicious = [example for example in answered if example.prompt_is_malicious]
+        benign = [example for example in answered if not example.prompt_is_malicious]
         if rows < 2 or not malicious or not benign:
             yield from batches(examples, rows, self.config.seed, epoch)
             return
-        share = min(max(1, round(rows * len(malicious) / len(examples))), rows - 1)
-        yield from paired_batches((malicious, benign), (share, rows - share), self.config.seed, epoch)
+        share = min(max(1, round(rows * len(malicious) / len(answered))), rows - 1)
+        more = max(1, round(rows * len(harmful) / len(answered)))
+        kinds, sizes = (malicious, benign, harmful), (share, rows - share, more)
+        yield from paired_batches(kinds, sizes, self.config.seed, epoch)
 
     def supervised(self, example: Example, epoch: int) -> Supervised:
         """Return what is read and what of it is learnt: the answer, end token included; nothing of a harmful one."""

@@ -30,7 +30,7 @@ __all__ = [
     "round_to_half",
 ]
 
-_OPERATING = ("r1", "r2", "r3", "schedule", "tau")
+_OPERATING = ("r1", "r2", "r3", "schedule", "strategic_attention", "tau")
 """Fields that decoding goes by: weights that saw other windows in training still read these."""
 
 

@@ -105,7 +105,7 @@ def _shares(name: str, given: list[str] | None) -> dict[str, float]:
 
 
 def _check_rules(config: SignalConfig) -> None:
-    policy = Policy(tau=config.tau, r1=config.r1, r2=config.r2, r3=config.r3)
+    policy = Policy(tau=config.tau, **config.rules())
     validate_policy(policy, parse_schedule(config.schedule))
 
 

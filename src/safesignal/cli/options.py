@@ -204,7 +204,7 @@ class SignalOptions:
         """
         config = model.signal_config() or SignalConfig()
         given = {name: value for name, value in (self.overrides() | more).items() if value is not None}
-        policy = Policy(r1=config.r1, r2=config.r2, r3=config.r3, **given)
+        policy = Policy(**config.rules(), **given)
         try:
             schedule, unreadable = self.reading(config), None
         except UsageError as error:

@@ -218,9 +218,7 @@ class SafeSignalModel(nn.Module):
             threshold=point.prompt,
             window_threshold=point.window,
             tau=config.tau,
-            r1=config.r1,
-            r2=config.r2,
-            r3=config.r3,
+            **config.rules(),
         )
         return replace(policy, **{name: value for name, value in overrides.items() if value is not None})
 

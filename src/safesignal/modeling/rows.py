@@ -7,7 +7,7 @@ current answer (or, after a refusal, the explanation) begins.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from safesignal.modeling.chat import Encoded
@@ -146,7 +146,8 @@ class Row:
         self.ids = self.ids[:transition] + list(refusal)
         self.fed = min(self.fed, transition)
         self.origin = len(self.ids)
-        self.trajectory = Trajectory(self.policy)
+        # Of an explanation rule 2 alone holds, whatever the answer's checks may see.
+        self.trajectory = Trajectory(replace(self.policy, strategic_attention=True))
         self.ending = None
 
     def release(self) -> list[int]:

@@ -41,6 +41,8 @@ class Policy:
     """Most recent generated tokens seen while the verdict is benign (rule 2)."""
     r3: int = 10
     """Tokens seen beyond the transition point once the verdict has turned (rule 3)."""
+    strategic_attention: bool = True
+    """Keep checks of the answer to rules 1 to 3; off (an ablation) lets them see the query and the whole answer."""
     implicit: bool = True
     """Let answer tokens see the latest [CLS], where the adapter is a joint one; off leaves the explicit lever alone."""
     check_query: bool = True

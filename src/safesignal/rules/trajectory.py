@@ -91,9 +91,12 @@ class Trajectory:
 
         Rule 1: after a malicious query, the input and the first r1 tokens. Rule 2: while benign, the most recent r2
         tokens, reaching back to the frontier where a false alarm left tokens that no benign check has covered.
-        Rule 3: after the turn at S_t, tokens S_t − r2 to S_t + r3.
+        Rule 3: after the turn at S_t, tokens S_t − r2 to S_t + r3. Without strategic attention: the input and the whole
+        answer.
         """
         rules = self.policy
+        if not rules.strategic_attention:
+            return Span(0, length, query=True, turn=self.turn)
         if self.first is Verdict.MALICIOUS:
             return Span(0, min(length, rules.r1), query=True, turn=self.turn)
         if self.transition is not None:

@@ -139,3 +139,23 @@ def test_an_evaluation_set_chooses_nothing(run: Run, tiny: Tiny, tmp_path: Path,
     assert done.code == 2
     assert "is an evaluation set" in done.err
     assert not list((tmp_path / "new").rglob("*.*"))
+
+
+def test_what_rollouts_writes_to_a_files_prompts_calibrates(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """Such answers carry the job `input`, which no plan has."""
+    data = write_rows(tmp_path / "own.jsonl", answers(20, job="input"))
+    alike = write_rows(tmp_path / "alike.jsonl", answers(8, about="kill the lights", job="input"))
+    done = run("calibrate", *tiny.args, "--data", data, "--lookalikes", alike, "--output", tmp_path / "new", *BUDGETS)
+    assert done.code == 0, done.err
+    assert "refused of 20" in done.out
+    assert "of 8 look-alikes" in done.out
+    alone = run("calibrate", *tiny.args, "--data", data, "--output", tmp_path / "alone", *BUDGETS)
+    assert "look-alikes" not in alone.out, "no answer is taken for one to a look-alike that is not said to be one"
+
+
+def test_look_alikes_that_are_none_are_told_before_the_model_is_loaded(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "own.jsonl", answers(20))
+    wrong = write_rows(tmp_path / "wrong.jsonl", [row | {"response_label": "malicious"} for row in answers(3)])
+    args = ["calibrate", "--model", "no-such/model", "--adapter", tiny.adapter, "--data", data]
+    done = run(*args, "--lookalikes", wrong, "--output", tmp_path / "new", *BUDGETS)
+    assert "no benign answer to a look-alike" in done.err

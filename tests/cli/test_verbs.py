@@ -161,13 +161,22 @@ def test_rollouts_name_every_unlabelled_row(run: Run, tiny: Tiny, tmp_path: Path
 
 
 def test_a_dry_run_of_align_checks_and_trains_nothing(run: Run, tiny: Tiny, tmp_path: Path) -> None:
-    rows = write_rows(tmp_path / "in.jsonl", [{"prompt": "a", "prompt_label": "benign"}])
+    both = [{"prompt": "a", "prompt_label": "benign"}, {"prompt": "b", "prompt_label": "malicious"}]
+    rows = write_rows(tmp_path / "in.jsonl", both)
     args = ["align", "--model", tiny.base, "--data", rows, "--output", tmp_path / "adapter", "--dry_run"]
-    assert run(*args).code == 0
+    done = run(*args)
+    assert done.code == 0
+    assert "1 rows have malicious prompts, 1 benign ones" in done.err
     assert list((tmp_path / "adapter").iterdir()) == []
     assert run(*args, "--epochs", 0).code == 2
     assert run(*args, "--recipe", "nope").code == 2
     assert run(*args, "--recipe", "sft", "--tuning", "full").code == 0
+    missing = run(*args, "--recipe", "joint", "--start", tmp_path / "none")
+    assert (missing.code, "is no folder" in missing.err) == (2, True)
+    write_rows(tmp_path / "in.jsonl", both[:1] * 9)
+    lone = run(*args)
+    assert (lone.code, "0 malicious labels and 9 benign ones" in lone.err) == (2, True)
+    assert run(*args, "--recipe", "sft").code == 0
 
 
 def test_a_dry_run_says_what_a_described_model_needs(run: Run, tmp_path: Path) -> None:

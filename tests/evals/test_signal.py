@@ -44,6 +44,16 @@ def test_one_set_against_hand_computed_figures() -> None:
     assert (row["histogram"]["benign"][12], sum(row["histogram"]["malicious"])) == (1, 4)
 
 
+def test_length_alone_stands_beside_the_signal() -> None:
+    rows = [
+        row | {"n_tokens": n} for row, n in zip(prompts("mixed", [0.5, 0.5], [0.5, 0.5]), [10, 20, 20, 90], strict=True)
+    ]
+    (row,) = signal_metrics(rows)
+    assert (row["auc"], row["auc_by_length"]) == (0.5, 3.5 / 4)
+    (unknown,) = signal_metrics([{**row, "n_tokens": None} for row in rows])
+    assert unknown["auc_by_length"] is None
+
+
 def test_flags_follow_the_threshold_of_the_row() -> None:
     rows = [row | {"threshold": 0.65} for row in prompts("mixed", [0.1, 0.6], [0.6, 0.7])]
     (row,) = signal_metrics(rows)

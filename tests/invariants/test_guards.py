@@ -12,6 +12,7 @@ import torch
 from safesignal.config import SignalConfig
 from safesignal.errors import AdapterError, SignalError, UsageError
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.rules import EVERY
 from safesignal.types import Role
 from tests.invariants.harness import NEVER, PROMPTS, guarded
 from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
@@ -128,3 +129,23 @@ def test_score_takes_one_conversation_as_generate_does() -> None:
         model.score("hello", policy=model.policy(tau=0))
     with pytest.raises(UsageError, match="at least one"):
         model.answer([])
+
+
+def test_a_preset_and_a_schedule_may_be_named() -> None:
+    model = guarded("llama")
+    inputs = model.encode(PROMPTS[0])
+    more: dict[str, Any] = {"max_new_tokens": 12, "return_dict_in_generate": True}
+    named: Any = model.generate(**inputs, policy="permissive", schedule="every", **more)
+    made: Any = model.generate(**inputs, policy=model.policy("permissive"), schedule=EVERY, **more)
+    assert named.signal == made.signal
+    assert model.score("Hi", "yes", schedule="every") == model.score("Hi", "yes", schedule=EVERY)
+    with pytest.raises(UsageError, match="preset is `lax`"):
+        model.generate(**inputs, policy="lax")
+    with pytest.raises(UsageError, match="schedule"):
+        model.generate(**inputs, schedule="sometimes")
+
+
+@pytest.mark.parametrize("wrong", [{"role": "user", "content": "Hi"}, 5, [None], [5]])
+def test_what_is_no_conversation_is_one_clear_error(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="Expected a prompt"):
+        guarded("llama").encode(wrong)

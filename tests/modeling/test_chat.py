@@ -233,3 +233,9 @@ def test_llama2_strips_system_and_first_turn_as_one(rules: str, first: str) -> N
     assert [role for role, _ in contents(LLAMA2, encoded)] == [Role.SYSTEM, Role.USER]
     rendered = LLAMA2.apply_chat_template([system(rules), user(first)], tokenize=False)
     assert LLAMA2.decode(list(encoded.ids), clean_up_tokenization_spaces=False) == rendered
+
+
+@pytest.mark.parametrize("wrong", [[None], [5], ["Hi", {"role": "user", "content": "Hi"}]])
+def test_what_is_no_conversation_is_told(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="Expected a prompt, or messages"):
+        encode_chat(CHATML, wrong)

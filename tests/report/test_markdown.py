@@ -107,7 +107,7 @@ def test_the_other_figures(text: str) -> None:
     found = tables(text)
     signal = found["The signal as a detector"][2]
     assert signal[2:4] == ["200 of 400", "0.987 [0.976, 0.995]"]
-    assert signal[7] == "0.041"
+    assert signal[8] == "0.041"
     assert found["At the threshold in use"][2][3:] == [str(Rate(191, 200)), str(Rate(14, 200))]
     assert found["Cost of checks"][3][3:5] == ["42.4 [42.0, 43.3]", "+23.6 %"]
     assert ["perplexity · base", *["12.2 [11.5, 13] (n=640)"] * 2] in found["Figures"]

@@ -138,12 +138,14 @@ def estimate(shape: ModelShape, config: AlignConfig) -> Estimate:
     }
     if config.recipe == "gated":
         rows = config.batch_size * config.checks_per_row
-        parts["keys and values of the text"] = 4.0 * shape.layers * shape.kv_heads * shape.head_dim * tokens
+        # Once in the cache, once in the copy with the safety rows that each layer keeps for its backward pass.
+        parts["keys and values of the text"] = 8.0 * shape.layers * shape.kv_heads * shape.head_dim * tokens
         parts["activations of safety rows"] = float(shape.layers * _kept(shape) * rows)
         parts["one layer's activations of the text"] = float(_kept(shape) * tokens)
     else:
         whole = shape.layers * _kept(shape) * tokens
-        kept_inputs = 2 * shape.layers * shape.hidden_size * tokens + _kept(shape) * tokens
+        # What runs between layers has the dtype of the weights: fp32 where they are trained.
+        kept_inputs = (4 if full else 2) * shape.layers * shape.hidden_size * tokens + _kept(shape) * tokens
         parts["activations"] = float(kept_inputs if config.activation_checkpointing else whole)
         # Scores in bf16 and fp32, and the gradients of both.
         parts["scores of learnt tokens"] = 12.0 * shape.vocab_size * answers

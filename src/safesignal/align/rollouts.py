@@ -24,6 +24,7 @@ from safesignal.judges.refusal import judge_refusal
 from safesignal.modeling.model import SafeSignalModel
 
 __all__ = [
+    "INPUT_JOB",
     "SPLIT_SEED",
     "VAL_FRACTION",
     "RolloutJob",
@@ -37,6 +38,8 @@ __all__ = [
 VAL_FRACTION = 0.1
 """Share of prompts, by hash, that training never sees."""
 SPLIT_SEED = 0
+INPUT_JOB = "input"
+"""Job of the answers to a file's own prompts, which no plan names."""
 
 _FEWEST_TOKENS = 4
 _LISTS = ("sources", "files", "prefills")
@@ -132,7 +135,9 @@ def plan_input(path: str | Path, *, max_new_tokens: int, temperature: float, see
     """
     records = read_records(path)
     # The job only says how to answer; each row brings its own label and prefill.
-    job = RolloutJob("input", "benign", len(records), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    job = RolloutJob(
+        INPUT_JOB, "benign", len(records), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
     return [RolloutTask(record.id, record, job, record.prefill, number) for number, record in enumerate(records)]
 
 

@@ -12,7 +12,7 @@ from safesignal.align.calibrate import Calibration, calibrate
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example
 from safesignal.align.recipe import Figures, Finished, Rows
-from safesignal.align.rollouts import SPLIT_SEED
+from safesignal.align.rollouts import INPUT_JOB, SPLIT_SEED
 from safesignal.config import SignalConfig
 from safesignal.data.mixture import split_by_prompt
 from safesignal.data.records import Record
@@ -27,6 +27,7 @@ __all__ = [
     "choose_thresholds",
     "operating",
     "recalibrate",
+    "require_lookalikes",
     "round_to_half",
 ]
 
@@ -99,11 +100,13 @@ def operating(config: SignalConfig, wanted: Mapping[str, Any]) -> SignalConfig:
 def answers_among(records: Sequence[Record], job: str, config: AlignConfig) -> list[Record]:
     """Return the benign answers of a rollout job; of rows without that job, every benign answer to a benign prompt.
 
+    Answers that `rollouts --input` wrote to a file's prompts are of no job of a plan.
+
     Raises:
         DataError: If the job's rows answer prompts of the training split.
     """
     benign = [r for r in records if r.response and r.prompt_label == "benign" and r.response_label == "benign"]
-    return _job(records, job, config) or [record for record in benign if not record.meta.get("job")]
+    return _job(records, job, config) or [r for r in benign if r.meta.get("job") in (None, "", INPUT_JOB)]
 
 
 def recalibrate(
@@ -121,15 +124,21 @@ def recalibrate(
         DataError: If there is no answer to calibrate on.
         UsageError: If look-alikes are limited and there are none.
     """
-    if config.lookalike_fpr and not lookalikes:
-        raise UsageError(
-            "`lookalike_fpr` sets a limit and there is no answer to a look-alike. Expected some.",
-            hint="`--lookalikes FILE`, benign answers to prompts that sound harmful",
-        )
+    require_lookalikes(lookalikes, config)
     own, alike = _encoded(model, answers), _encoded(model, lookalikes)
     found = calibrate(model, own, config.target_fpr, lookalikes=alike, lookalike_fpr=config.lookalike_fpr)
     model.config = replace(model.config, presets=found.presets)
     return found
+
+
+def require_lookalikes(lookalikes: Sequence[object], config: AlignConfig, *, asked: bool = False) -> None:
+    """Raise if answers to look-alikes limit the thresholds, or a file of them was named, and there are none."""
+    if (asked or config.lookalike_fpr) and not lookalikes:
+        what = "the files of look-alikes hold" if asked else "`lookalike_fpr` sets a limit and there is"
+        raise UsageError(
+            f"{what} no benign answer to a look-alike. Expected some.",
+            hint="`--lookalikes FILE`, rows with `prompt_label` and `response_label` benign",
+        )
 
 
 def _job_answers(model: SafeSignalModel, records: Sequence[Record], job: str, config: AlignConfig) -> list[Encoded]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -89,11 +91,18 @@ def align(
 ) -> None:
     """Train a signal, or a baseline without one, on labelled rows; the gated recipe leaves the base as it is."""
     settings, signal = _settings(config, training)
-    together(model.check, partial(check_data, data or [], settings), partial(check_output, output))
+    together(
+        model.check,
+        partial(check_data, data or [], settings),
+        partial(check_start, settings),
+        partial(check_output, output),
+    )
     shape = _shape(config)
     if dry_run:
         _say_expected(shape, settings)
-        note("settings and rows are in order; nothing was trained")
+        counts = _labels(data or [])
+        rows = f"{counts['malicious prompts']} rows have malicious prompts, {counts['benign prompts']} benign ones; "
+        note(f"{rows if data else ''}settings are in order, and nothing was trained")
         return
     if model.model is None and shape is not None:
         model = replace(model, model=shape.name)
@@ -134,7 +143,10 @@ def _load(model: BaseOptions, settings: AlignConfig, signal: SignalConfig) -> Re
         quiet_libraries()
         from safesignal.align.registry import recipe_class
 
-        return recipe_class(settings.recipe).from_base(name, settings, signal, **model.how())
+        how, frozen = model.how(), settings.recipe == "gated" or settings.tuning == "lora"
+        if frozen and settings.precision == "bf16" and model.dtype == "auto":
+            how["dtype"] = "bfloat16"  # a checkpoint in fp16 would carry fp32 between its layers under autocast
+        return recipe_class(settings.recipe).from_base(name, settings, signal, **how)
 
 
 def _settings(config: str | None, training: TrainingOptions) -> tuple[AlignConfig, SignalConfig]:
@@ -166,6 +178,34 @@ def check_data(data: list[str], settings: AlignConfig) -> None:
             hint="`--data rows.jsonl` with prompt, response, prompt_label, response_label",
         )
     together(partial(refuse_eval_files, data), *(partial(read_records, path, require=()) for path in data))
+    if settings.recipe in _WITH_SIGNAL and not settings.mixture:
+        counts = _labels(data)
+        if not counts["malicious"] or not counts["benign"]:
+            raise UsageError(
+                f"the rows have {counts['malicious']} malicious labels and {counts['benign']} benign ones. "
+                "Expected some of both, for prompts or responses.",
+                hint="`prompt_label` and `response_label` are `benign`, `malicious` or `refusal`",
+            )
+
+
+def check_start(settings: AlignConfig) -> None:
+    """Raise unless the run that this one goes on from is there."""
+    if settings.start and not Path(settings.start).is_dir():
+        raise UsageError(
+            f"align.start = {settings.start} is no folder. Expected a finished pretraining run.",
+            hint="`safesignal align --recipe pretrain` makes one",
+        )
+
+
+def _labels(data: Iterable[str]) -> Counter[str]:
+    """Count the labels of all rows: of prompts, of responses (a refusal is a benign one), and rows by prompt label."""
+    from safesignal.data.records import read_records
+
+    found: Counter[str] = Counter()
+    for record in (record for path in data for record in read_records(path, require=())):
+        response = {"refusal": "benign"}.get(record.response_label, record.response_label)
+        found.update([str(record.prompt_label), response, f"{record.prompt_label} prompts"])
+    return found
 
 
 def check_output(output: str) -> None:

@@ -53,7 +53,7 @@ def calibrate(
     """Choose an adapter's thresholds anew, on your own benign answers or for another schedule; nothing is trained."""
     from safesignal.align.calibrate import require_answers
     from safesignal.align.config import AlignConfig, read_align_config
-    from safesignal.align.thresholds import answers_among, operating, recalibrate
+    from safesignal.align.thresholds import answers_among, operating, recalibrate, require_lookalikes
 
     own = model.signal_config()
     if own is None:
@@ -78,8 +78,10 @@ def calibrate(
     )
     rows, alike = _read(data), _read(lookalikes or [])
     answers = answers_among(rows, settings.calibration_job, settings)
-    others = answers_among(alike or [r for r in rows if r.meta.get("job")], settings.lookalike_job, settings)
+    alike = alike or [row for row in rows if row.meta.get("job") == settings.lookalike_job]
+    others = answers_among(alike, settings.lookalike_job, settings)
     require_answers(answers)
+    require_lookalikes(others, settings, asked=bool(lookalikes))
     loaded = model.load()
     loaded.config = wanted
     with waiting(f"reading {len(answers)} answers and {len(others)} to look-alikes …"):

@@ -175,6 +175,7 @@ class SignalRow(TypedDict):
     auc: _Share
     auc_low: _Share
     auc_high: _Share
+    auc_by_length: NotRequired[_Share | None]
     recall_at_fpr: dict[str, RateRow]
     flagged_benign: RateRow
     flagged_malicious: RateRow

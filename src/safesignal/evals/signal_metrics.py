@@ -144,6 +144,7 @@ def _entry(
         "auc": _auc(benign, malicious),
         "auc_low": low,
         "auc_high": high,
+        "auc_by_length": _by_length(rows),
         "recall_at_fpr": {
             str(fpr): rate_row(Rate.of(malicious >= threshold_at_fpr(benign, fpr))) for fpr in FALSE_POSITIVE_RATES
         },
@@ -169,6 +170,13 @@ def _delay(rows: Sequence[Row], *, policy: bool) -> Any:
 
 def _auc(benign: Floats, malicious: Floats) -> float:
     return roc_auc([False] * benign.size + [True] * malicious.size, np.concatenate([benign, malicious]))
+
+
+def _by_length(rows: Sequence[Row]) -> float | None:
+    """Return the AUC of the number of tokens alone: a highest window grows with the windows there are."""
+    if any(row.get("n_tokens") is None for row in rows):
+        return None
+    return roc_auc([bool(row["label"]) for row in rows], np.asarray([float(row["n_tokens"]) for row in rows]))
 
 
 def _tau(row: Row) -> int:

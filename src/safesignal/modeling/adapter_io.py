@@ -212,8 +212,8 @@ def find_adapter(adapter: str | Path | None, base: str | None) -> Path:
     folder = shipped_adapter(name)
     if folder is None:
         raise AdapterError(
-            f"no adapter is shipped for `{name or 'a loaded model'}`. Expected a folder.",
-            hint="train one with `safesignal align`, then pass `--adapter DIR`",
+            f"no adapter is shipped for `{name or 'a loaded model'}`. Expected a folder with one.",
+            hint="check the name; `safesignal align` trains one for `--adapter DIR`, `--no-signal` needs none",
         )
     return folder
 

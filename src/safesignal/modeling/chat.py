@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -155,7 +156,11 @@ def _tokenise(
     return [*first["input_ids"], *then["input_ids"]], [*first["offset_mapping"], *moved]
 
 
-def _check_messages(messages: Sequence[Message]) -> None:
+def _check_messages(messages: Any) -> None:
+    if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
+        raise UsageError(
+            f"a conversation is {messages!r:.60}. Expected a prompt, or messages with `role` and `content`."
+        )
     for index, message in enumerate(messages):
         extra = sorted(set(message) - {"role", "content"})
         if extra:

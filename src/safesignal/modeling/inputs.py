@@ -23,6 +23,11 @@ def as_batch(conversations: Conversation | Sequence[Conversation]) -> list[Conve
     """Return a list of conversations, whether one or several were given."""
     if isinstance(conversations, str):
         return [conversations]
+    if isinstance(conversations, Mapping) or not isinstance(conversations, Sequence):
+        raise UsageError(
+            f"a conversation is a {type(conversations).__name__}. Expected a prompt, messages, or a list of either.",
+            hint='one message is a list too: `[{"role": "user", "content": "…"}]`',
+        )
     if not conversations:
         raise UsageError("there is no conversation. Expected a prompt, messages, or a list of either.")
     if isinstance(conversations[0], Mapping):

@@ -260,8 +260,8 @@ class SafeSignalModel(nn.Module):
         attention_mask: Tensor | None = None,
         roles: Tensor | None = None,
         *,
-        policy: Policy | None = None,
-        schedule: Schedule | None = None,
+        policy: Policy | str | None = None,
+        schedule: Schedule | str | None = None,
         signal: bool = True,
         checks: Literal["fused", "separate"] = "fused",
         return_dict_in_generate: bool = False,
@@ -273,8 +273,8 @@ class SafeSignalModel(nn.Module):
             input_ids: (B, T) prompt ids, from :meth:`encode`.
             attention_mask: (B, T), 0 where `input_ids` is padding.
             roles: (B, T) roles, from :meth:`encode`; raw ids have none and raise.
-            policy: What verdicts do; None takes the adapter's balanced preset.
-            schedule: When the answer is checked; None takes the adapter's.
+            policy: What verdicts do, or a preset's name; None takes the balanced preset.
+            schedule: When the answer is checked, as an object or in words (`every`); None takes the adapter's.
             signal: Read the signal at all; False is the bare base model.
             checks: `fused` shares the next token's forward, `separate` leaves the base model's own bits untouched.
             return_dict_in_generate: Return everything, not only the sequences.
@@ -306,8 +306,8 @@ class SafeSignalModel(nn.Module):
         self,
         encoded: Sequence[Encoded],
         *,
-        policy: Policy | None = None,
-        schedule: Schedule | None = None,
+        policy: Policy | str | None = None,
+        schedule: Schedule | str | None = None,
         signal: bool = True,
         checks: Literal["fused", "separate"] = "fused",
         options: GenerationOptions | None = None,
@@ -329,8 +329,8 @@ class SafeSignalModel(nn.Module):
         conversation: Conversation,
         *,
         prefill: str = "",
-        policy: Policy | None = None,
-        schedule: Schedule | None = None,
+        policy: Policy | str | None = None,
+        schedule: Schedule | str | None = None,
         signal: bool = True,
         checks: Literal["fused", "separate"] = "fused",
         **options: Any,
@@ -357,8 +357,8 @@ class SafeSignalModel(nn.Module):
         conversations: Conversation | Sequence[Conversation],
         responses: str | Sequence[str | None] | None = None,
         *,
-        policy: Policy | None = None,
-        schedule: Schedule | None = None,
+        policy: Policy | str | None = None,
+        schedule: Schedule | str | None = None,
     ) -> list[Score]:
         """Return the signal of prompts, or of prompts and responses; see :func:`score_encoded`.
 
@@ -370,7 +370,7 @@ class SafeSignalModel(nn.Module):
         if len(texts) != len(batch):
             raise UsageError(f"{len(texts)} responses for {len(batch)} conversations. Expected one each.")
         self._require_signal()
-        policy, schedule = policy or self.policy(), schedule or self.schedule()
+        policy, schedule = self._rules(policy, schedule)
         validate_policy(replace(policy, buffer=False), schedule)
         encoded = [self.encode_one(one, text or "") for one, text in zip(batch, texts, strict=True)]
         found = score_encoded(self.forward_signal, encoded, policy, schedule)
@@ -407,13 +407,13 @@ class SafeSignalModel(nn.Module):
     def rows(
         self,
         encoded: Sequence[Encoded],
-        policy: Policy | None,
-        schedule: Schedule | None,
+        policy: Policy | str | None,
+        schedule: Schedule | str | None,
         signal: bool,
         numbers: Sequence[int] | None,
     ) -> list[Row]:
         """Start one row per conversation, once policy and schedule are known to go together."""
-        policy, schedule = policy or self.policy(), schedule or self.schedule()
+        policy, schedule = self._rules(policy, schedule)
         if signal:
             self._require_signal()
             validate_policy(policy, schedule)
@@ -422,6 +422,12 @@ class SafeSignalModel(nn.Module):
         self.forward_signal.require_room(max(len(one.ids) for one in encoded))
         keys = numbers if numbers is not None else range(len(encoded))
         return [Row(key, one, policy, schedule, watch=signal) for key, one in zip(keys, encoded, strict=True)]
+
+    def _rules(self, policy: Policy | str | None, schedule: Schedule | str | None) -> tuple[Policy, Schedule]:
+        policy = self.policy(policy or "balanced") if policy is None or isinstance(policy, str) else policy
+        if schedule is None:
+            return policy, self.schedule()
+        return policy, parse_schedule(schedule) if isinstance(schedule, str) else schedule
 
     def _answer_of(self, row: Row, options: GenerationOptions, times: Sequence[float]) -> Answer:
         answer = answer_of(row, options.stop_strings, self._to_text, times)

@@ -33,7 +33,9 @@ def signal_section(runs: Sequence[Run]) -> Section:
     lead = (
         "The bare signal against labels, before any policy. Recall is the share of malicious rows flagged where at "
         "most 0.5, 1 or 5 % of the benign ones are. The reliability curve compares the signal with the observed rate; "
-        "a calibrated signal lies on the diagonal, and ECE is the mean distance from it."
+        "a calibrated signal lies on the diagonal, and ECE is the mean distance from it. "
+        "A response counts by its highest window, which grows with the number of windows: what length alone would tell "
+        "stands beside the AUC."
     )
     parts: list[Table | Figure] = [_table(runs, keyed), _flagged(runs, keyed)]
     for (kind, name), entries in list(keyed.items())[:_DRAWN]:
@@ -49,11 +51,12 @@ def _table(runs: Sequence[Run], keyed: Mapping[tuple[Any, ...], Sequence[Entry |
         for run, entry in zip(runs, entries, strict=True):
             if entry is not None:
                 recalls = [rate(_recall(entry, fpr)) for fpr in _FPRS]
+                ece, delay = estimate(entry.get("ece")), _delay(entry.get("delay_tokens"))
                 counts = Cell(str(entry.get("n_malicious", "–")), f"of {entry.get('n', '–')}")
-                figures = [_auc(entry), *recalls, estimate(entry.get("ece")), _delay(entry.get("delay_tokens"))]
+                figures = [_auc(entry), estimate(entry.get("auc_by_length")), *recalls, ece, delay]
                 lines.append([Cell(name, f"{kind}s", number=False), word(run.name), counts, *figures])
     recall = tuple(f"recall at {100 * float(fpr):g} % FPR" for fpr in _FPRS)
-    columns = ("rows", "run", "malicious", "AUC", *recall, "ECE", "delay, tokens")
+    columns = ("rows", "run", "malicious", "AUC", "AUC of length alone", *recall, "ECE", "delay, tokens")
     return Table("The signal as a detector", columns, lines)
 
 

@@ -9,9 +9,9 @@ import typer
 from rich.text import Text
 
 from safesignal.cli.arguments import flag, option, together
-from safesignal.cli.console import note, out, print_error
+from safesignal.cli.console import note, out, print_error, say
 from safesignal.cli.options import ModelOptions, PolicyOptions, SamplingOptions, SignalOptions
-from safesignal.errors import UsageError
+from safesignal.errors import TemplateError, UsageError
 
 if TYPE_CHECKING:
     from safesignal.modeling.model import SafeSignalModel
@@ -89,7 +89,7 @@ class _Conversation:
         asked = [*self._messages, {"role": "user", "content": said}]
         try:
             text, answer = self._answer(asked)
-        except UsageError as error:
+        except (UsageError, TemplateError) as error:
             print_error(str(error), "`/reset` begins anew with an empty conversation")
             return
         if answer is not None and self._trace:
@@ -104,7 +104,7 @@ class _Conversation:
         text = ""
         try:
             for chunk in self._model.stream(messages, **self._how, **self._options):
-                typer.echo(chunk.text, nl=False)
+                say(chunk.text)
                 text += chunk.text
                 if chunk.answer is not None:
                     typer.echo()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import traceback
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,19 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["bars", "err", "note", "out", "print_error", "progress", "quiet_libraries", "report_crash", "waiting"]
+__all__ = [
+    "bars",
+    "err",
+    "note",
+    "out",
+    "print_error",
+    "progress",
+    "quiet_libraries",
+    "report_crash",
+    "say",
+    "visible",
+    "waiting",
+]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -38,6 +51,17 @@ def print_error(message: str, hint: str = "") -> None:
 def note(message: str) -> None:
     """Say something about the result, on stderr."""
     err.print(Text(message, style="dim"), soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """Return text that cannot move a terminal's cursor or colour: control characters become a replacement mark."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+
+
+def say(text: str) -> None:
+    """Write a piece of a model's answer to stdout; on a terminal it cannot overwrite what stands there."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safesignal.cli.arguments import flag, option, together
-from safesignal.cli.console import note, out, waiting
+from safesignal.cli.console import note, out, say, waiting
 from safesignal.cli.options import FileOptions, ModelOptions, PolicyOptions, SamplingOptions, SignalOptions
 from safesignal.cli.rows import (
     InputRow,
@@ -92,7 +92,7 @@ class _Job:
         messages, prefill = self._text_of(row)
         answer: Answer | None = None
         for chunk in model.stream(messages, prefill=prefill, **self._how(model), **self._sampling.given()):
-            typer.echo(chunk.text, nl=False)
+            say(chunk.text)
             answer = chunk.answer
         typer.echo()
         if answer is not None and answer.refused:

@@ -5,7 +5,6 @@ Colour runs from green (0) to red (1). Without it nothing is lost: malicious tok
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from safesignal.cli.console import visible
 from safesignal.rules import Policy, Schedule
 from safesignal.types import Check, CheckKind, Verdict
 
@@ -38,7 +38,6 @@ __all__ = [
     "token_pieces",
     "token_signals",
     "trace_view",
-    "visible",
 ]
 
 _GREEN, _YELLOW, _RED = (58, 166, 96), (222, 178, 44), (224, 62, 62)
@@ -119,11 +118,6 @@ def token_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list
         pieces.append(visible(text[sent : max(sent, certain)]))
         sent = max(sent, certain)
     return pieces
-
-
-def visible(text: str) -> str:
-    """Return text that cannot move a terminal's cursor or colour: control characters become a replacement mark."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
 
 def token_signals(checks: Sequence[Check], prefill: int, released: int) -> list[float | None]:

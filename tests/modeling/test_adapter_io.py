@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from safesignal.config import OperatingPoint, SignalConfig
 from safesignal.errors import AdapterError, SignalError, UsageError
-from safesignal.modeling.adapter_io import CONFIG_FILE, WEIGHTS_FILE
+from safesignal.modeling.adapter_io import CONFIG_FILE, WEIGHTS_FILE, find_adapter, shipped_adapter
 from safesignal.modeling.model import SafeSignalModel
 from tests.invariants.harness import PROMPTS, encoded, guarded, run
 from tests.support import Family, tiny_model, tiny_tokenizer
@@ -235,3 +235,11 @@ def test_encode_pads_on_the_left() -> None:
     with pytest.raises(UsageError, match="3 prefills for 2 conversations"):
         model.encode(PROMPTS[:2], prefill=["a", "b", "c"])
     assert model.encode([{"role": "user", "content": "x"}])["input_ids"].shape[0] == 1
+
+
+def test_an_adapter_may_be_named_by_the_model_it_ships_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_adapter("smollm2", None) == shipped_adapter("smollm2") == find_adapter(None, None)
+    assert find_adapter("elsewhere", None) == Path("elsewhere")
+    (tmp_path / "smollm2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_adapter("smollm2", None) == Path("smollm2"), "a folder of that name comes first"

@@ -184,7 +184,11 @@ def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
     if problems:
         raise UsageError(f"problems in {path}\n  " + "\n  ".join(problems))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
-    return AlignConfig(mixture=tuple(MixturePart(**part) for part in parts), **values), dict(content.get("signal", {}))
+    try:
+        config = AlignConfig(mixture=tuple(MixturePart(**part) for part in parts), **values)
+    except TypeError as error:
+        raise UsageError(f"a setting in {path} is of the wrong kind: {error}. Expected what `--help` shows.") from error
+    return config, dict(content.get("signal", {}))
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -120,7 +120,12 @@ class ModelOptions(BaseOptions):
 
     adapter: Annotated[
         str | None,
-        option("adapter", "Adapter folder; without --model it names its base.", _MODEL, show_default="the shipped one"),
+        option(
+            "adapter",
+            "Adapter folder or alias; without --model it names its base.",
+            _MODEL,
+            show_default="the shipped one",
+        ),
     ] = None
     allow_base_drift: Annotated[
         bool, flag("allow_base_drift", "Accept a base whose weights differ; every output says so.", _MODEL)
@@ -128,16 +133,21 @@ class ModelOptions(BaseOptions):
 
     def signal_config(self) -> SignalConfig | None:
         """Return the adapter's settings without loading the base; None if no adapter is shipped for this model."""
-        from safesignal.modeling.adapter_io import load_adapter, shipped_adapter
+        from safesignal.modeling.adapter_io import load_adapter
 
-        folder = Path(self.adapter) if self.adapter else shipped_adapter(self.model or "smollm2")
+        folder = self._folder()
         return load_adapter(folder)[0] if folder is not None else None
+
+    def _folder(self) -> Path | None:
+        from safesignal.modeling.adapter_io import find_adapter, shipped_adapter
+
+        return find_adapter(self.adapter, None) if self.adapter else shipped_adapter(self.model or "smollm2")
 
     def key(self) -> dict[str, Any]:
         """Return what tells this model and adapter from others, without loading them; JSON values."""
-        from safesignal.modeling.adapter_io import CONFIG_FILE, shipped_adapter
+        from safesignal.modeling.adapter_io import CONFIG_FILE
 
-        folder = Path(self.adapter) if self.adapter else shipped_adapter(self.model or "smollm2")
+        folder = self._folder()
         files = [folder / CONFIG_FILE, *sorted(folder.rglob("*.safetensors"))] if folder is not None else []
         return {
             "model": self.model,

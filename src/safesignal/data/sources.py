@@ -125,7 +125,9 @@ def _load_local(source: Source, path: Path) -> list[Record]:
     if not path.is_file():
         raise DataError(
             f"no file {path} for data set `{source.name}`. Expected the local copy of the set.",
-            hint=f"unset {DATA_DIR_VARIABLE} to load it from the hub" if source.hub_id else "pass `path` or `data_dir`",
+            hint=f"unset {DATA_DIR_VARIABLE} to load it from the hub"
+            if source.hub_id
+            else "`--data_dir DIR` names a folder that has it",
         )
     records: list[Record] = []
     problems: list[Problem] = []

@@ -140,7 +140,9 @@ def format_for(name: str) -> GuardFormat:
         if known.name == lowered or any(hint in lowered for hint in known.hints):
             return known
     families = ", ".join(known.name for known in FORMATS)
-    raise UsageError(f"the family of guard `{name}` is unknown. Expected one of {families}.", hint="pass `format`")
+    raise UsageError(
+        f"the family of guard `{name}` is unknown. Expected one of {families}.", hint="`--family NAME` says it"
+    )
 
 
 class GuardJudge:

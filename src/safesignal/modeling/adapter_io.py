@@ -203,11 +203,14 @@ def shipped_adapter(model: str) -> Path | None:
 def find_adapter(adapter: str | Path | None, base: str | None) -> Path:
     """Return the adapter folder asked for, or the one shipped for a base; no base at all means `smollm2`.
 
+    An adapter may be named by the model it ships for, where no folder has that name.
+
     Raises:
         AdapterError: If none is shipped for this base.
     """
     if adapter is not None:
-        return Path(adapter)
+        shipped = shipped_adapter(str(adapter)) if not Path(adapter).exists() else None
+        return shipped or Path(adapter)
     name = "smollm2" if base is None else base
     folder = shipped_adapter(name)
     if folder is None:

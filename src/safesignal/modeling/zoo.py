@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
@@ -107,7 +108,7 @@ def load_base(
         return model, tokenizer
     try:
         model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, device_map=device_map)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _not_found(name, error) from error
     alias = ALIASES.get(name)
     if alias is not None and not tokenizer.chat_template:

@@ -7,7 +7,7 @@ from typing import Any
 
 from safesignal.report.write import write_report
 from safesignal.stats import Rate
-from tests.report.build import attack, build, refusals, results
+from tests.report.build import attack, build, rate, refusals, results
 from tests.report.test_markdown import tables
 
 
@@ -55,3 +55,11 @@ def test_a_cell_with_errors_has_no_rate_and_one_of_several_sets_names_them(tmp_p
     assert "direct, other" in attacks[0]
     assert attacks[5][attacks[0].index("direct, advbench")] == "withheld (7 errored)"
     assert attacks[5][attacks[0].index("direct, other")] == str(Rate(1, 100))
+
+
+def test_questions_that_were_refused_stand_beside_the_accuracy(tmp_path: Path) -> None:
+    task = {"task": "mmlu", "accuracy": rate(9, 40), "prompts_refused": rate(4, 40)}
+    ability = overview(tmp_path, four(utility={"tasks": [task]}))["Ability and cost"]
+
+    place = ability[0].index("mmlu, refused")
+    assert [ability[5][place - 1], ability[5][place]] == [str(Rate(9, 40)), str(Rate(4, 40))]

@@ -70,12 +70,14 @@ def _perplexity(runs: Sequence[Run]) -> list[Column]:
 
 
 def _tasks(runs: Sequence[Run]) -> list[Column]:
-    found = [
-        {str(task["task"]): task["accuracy"] for task in (run.results.get("utility") or {}).get("tasks") or []}
-        for run in runs
-    ]
-    names = dict.fromkeys(name for own in found for name in own)
-    return [(f"{name}, accuracy", [estimate(own.get(name)) for own in found]) for name in names]
+    """Return accuracies, and beside them the questions refused: those answers were scored as if they had been given."""
+    found = [{str(t["task"]): t for t in (run.results.get("utility") or {}).get("tasks") or []} for run in runs]
+    columns = []
+    for name in dict.fromkeys(name for own in found for name in own):
+        for field, title in (("accuracy", "accuracy"), ("prompts_refused", "refused")):
+            rates = [own.get(name, {}).get(field) for own in found]
+            columns += [(f"{name}, {title}", [estimate(rate) for rate in rates])] if any(rates) else []
+    return columns
 
 
 def _cost(runs: Sequence[Run]) -> list[Column]:

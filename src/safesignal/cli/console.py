@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -60,8 +61,7 @@ def visible(text: str) -> str:
 
 def say(text: str) -> None:
     """Write a piece of a model's answer to stdout; on a terminal it cannot overwrite what stands there."""
-    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+    typer.echo(visible(text) if sys.stdout.isatty() else text, nl=False)
 
 
 @contextmanager

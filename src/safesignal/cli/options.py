@@ -153,7 +153,7 @@ class ModelOptions(BaseOptions):
             "model": self.model,
             "chat_template": self.chat_template,
             "dtype": str(self.dtype),
-            "adapter": digests(path for path in files if path.exists()),
+            "adapter": [digests([path]) for path in files if path.exists()],
         }
 
     def load(self, *, signal: bool = True) -> SafeSignalModel:

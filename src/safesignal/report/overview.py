@@ -72,7 +72,7 @@ def _perplexity(runs: Sequence[Run]) -> list[Column]:
 def _tasks(runs: Sequence[Run]) -> list[Column]:
     """Return accuracies, and beside them the questions refused: those answers were scored as if they had been given."""
     found = [{str(t["task"]): t for t in (run.results.get("utility") or {}).get("tasks") or []} for run in runs]
-    columns = []
+    columns: list[Column] = []
     for name in dict.fromkeys(name for own in found for name in own):
         for field, title in (("accuracy", "accuracy"), ("prompts_refused", "refused")):
             rates = [own.get(name, {}).get(field) for own in found]

@@ -28,7 +28,11 @@ def _seeded() -> None:
     transformers.set_seed(0)
 
 
-@pytest.fixture(params=FAMILIES)
+_LIKE_OTHERS = ("mistral", "qwen2")
+"""Llama with a sliding window, which Gemma has too, and Llama with biases: `make test-slow` runs these."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in _LIKE_OTHERS)) for name in FAMILIES])
 def family(request: pytest.FixtureRequest) -> Family:
     """Run the test once per architecture."""
     name: Family = request.param

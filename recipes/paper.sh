@@ -136,13 +136,10 @@ for seed in $SEEDS; do
     measure "gated-$seed" 18 guarded --adapter "$RUNS/gated-$seed" $brief
 done
 measure gated-shipped 10 guarded --attacks_only # its ability and cost: docs/results.md, first tables
-for ablation in no-pretrain spans-inference lambda-0 lambda-0.01 lambda-1 position-tracking; do
+for ablation in no-pretrain spans-inference lambda-0 lambda-0.01 lambda-1 position-tracking no-attention r-5 r-20; do
     measure "joint-$ablation" 10 guarded --adapter "$RUNS/joint-$ablation" --attacks_only
 done
 # The weights of the first joint model, steered otherwise.
-for ablation in no-attention r-5 r-20; do
-    measure "joint-$ablation" 10 guarded --adapter "$RUNS/joint-$ablation" --attacks_only
-done
 steer() { measure "$1" 10 guarded --adapter "$RUNS/joint-$first" --attacks_only "${@:2}"; }
 steer joint-no-decoding --policy low
 steer joint-explicit-only --no-implicit

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from safesignal.align.memory import ModelShape
     from safesignal.align.recipe import Recipe
     from safesignal.align.trainer import Progress
+    from safesignal.data.records import Record
 
 __all__ = ["TrainingOptions", "align", "check_data", "check_output"]
 
@@ -100,7 +101,9 @@ def align(
     shape = _shape(config)
     if dry_run:
         _say_expected(shape, settings)
-        counts = _labels(data or [])
+        from safesignal.data.records import read_records
+
+        counts = _labels(record for path in data or [] for record in read_records(path, require=()))
         rows = f"{counts['malicious prompts']} rows have malicious prompts, {counts['benign prompts']} benign ones; "
         note(f"{rows if data else ''}settings are in order, and nothing was trained")
         return
@@ -177,9 +180,14 @@ def check_data(data: list[str], settings: AlignConfig) -> None:
             "there is nothing to train on. Expected `--data`, or a `--config` with a mixture.",
             hint="`--data rows.jsonl` with prompt, response, prompt_label, response_label",
         )
-    together(partial(refuse_eval_files, data), *(partial(read_records, path, require=()) for path in data))
+    records: list[Record] = []
+
+    def read(path: str) -> None:
+        records.extend(read_records(path, require=()))
+
+    together(partial(refuse_eval_files, data), *(partial(read, path) for path in data))
     if settings.recipe in _WITH_SIGNAL and not settings.mixture:
-        counts = _labels(data)
+        counts = _labels(records)
         if not counts["malicious"] or not counts["benign"]:
             raise UsageError(
                 f"the rows have {counts['malicious']} malicious labels and {counts['benign']} benign ones. "
@@ -197,12 +205,10 @@ def check_start(settings: AlignConfig) -> None:
         )
 
 
-def _labels(data: Iterable[str]) -> Counter[str]:
+def _labels(records: Iterable[Record]) -> Counter[str]:
     """Count the labels of all rows: of prompts, of responses (a refusal is a benign one), and rows by prompt label."""
-    from safesignal.data.records import read_records
-
     found: Counter[str] = Counter()
-    for record in (record for path in data for record in read_records(path, require=())):
+    for record in records:
         response = {"refusal": "benign"}.get(record.response_label, record.response_label)
         found.update([str(record.prompt_label), response, f"{record.prompt_label} prompts"])
     return found

@@ -274,8 +274,6 @@ class SamplingOptions:
         """Return the options as `generate` takes them."""
         names = ("max_new_tokens", "temperature", "top_p", "top_k")
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
-        if self.temperature is None and (self.top_p is not None or self.top_k is not None):
-            values["do_sample"] = True
         return values | {"seed": self.seed, "stop_strings": tuple(self.stop or ()) or None}
 
     def check(self) -> None:

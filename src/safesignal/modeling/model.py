@@ -424,10 +424,8 @@ class SafeSignalModel(nn.Module):
         return [Row(key, one, policy, schedule, watch=signal) for key, one in zip(keys, encoded, strict=True)]
 
     def _rules(self, policy: Policy | str | None, schedule: Schedule | str | None) -> tuple[Policy, Schedule]:
-        policy = self.policy(policy or "balanced") if policy is None or isinstance(policy, str) else policy
-        if schedule is None:
-            return policy, self.schedule()
-        return policy, parse_schedule(schedule) if isinstance(schedule, str) else schedule
+        policy = policy if isinstance(policy, Policy) else self.policy(policy or "balanced")
+        return policy, schedule if isinstance(schedule, Schedule) else parse_schedule(schedule or self.config.schedule)
 
     def _answer_of(self, row: Row, options: GenerationOptions, times: Sequence[float]) -> Answer:
         answer = answer_of(row, options.stop_strings, self._to_text, times)

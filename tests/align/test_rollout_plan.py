@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from safesignal.align.rollouts import read_plan
+from safesignal.align.rollouts import plan_tasks, read_plan
 from safesignal.errors import UsageError
 
 
@@ -34,3 +35,18 @@ def test_a_text_in_the_place_of_a_list_is_an_error_beside_the_others(tmp_path: P
     assert lines[1] == "  rollouts[1].prefills = 'Yes'    must be a list of texts"
     assert lines[2] == "  rollouts[2].prompt    is unknown"
     assert len(lines) == 4
+
+
+def test_a_share_takes_some_of_the_same_tasks(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"r{i}", "prompt": f"How tall is tower {i}?", "prompt_label": "benign", "licence": "permissive"}
+        for i in range(9)
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = '[[rollouts]]\nname = "a"\nprompts = "benign"\nn = 8\nfiles = ["x.jsonl"]\nprefills = ["", "Yes"]\n'
+    jobs = read_plan(plan(tmp_path, text))
+    whole = plan_tasks(jobs, None, ["permissive"])
+    half = plan_tasks(jobs, None, ["permissive"], 0.5)
+    assert (len(whole), len(half), len(plan_tasks(jobs, None, ["permissive"], 0.01))) == (8, 4, 1)
+    answered = {(task.id, task.prefill, task.number) for task in whole}
+    assert {(task.id, task.prefill, task.number) for task in half} <= answered

@@ -128,6 +128,14 @@ CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
         2,
         ("neither `--plan` nor `--input`",),
     ),
+    "rollouts of a share": (
+        lambda tiny, folder: [
+            *("rollouts", "--model", tiny.base, "--output", folder / "out.jsonl", "--plan", "plan.toml"),
+            *("--share", 50),
+        ],
+        2,
+        ("share is 50", "`--share 0.5`"),
+    ),
     "align on nothing": (
         lambda tiny, folder: ["align", "--model", tiny.base, "--output", folder / "out"],
         2,

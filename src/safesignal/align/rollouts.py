@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -115,10 +115,15 @@ def read_plan(path: str | Path) -> list[RolloutJob]:
     return jobs
 
 
-def plan_tasks(jobs: Sequence[RolloutJob], data_dir: str | Path | None, licences: Sequence[str]) -> list[RolloutTask]:
-    """Choose the prompts of every job; the same plan and data give the same tasks."""
+def plan_tasks(
+    jobs: Sequence[RolloutJob], data_dir: str | Path | None, licences: Sequence[str], share: float = 1.0
+) -> list[RolloutTask]:
+    """Choose the prompts of every job, or of each this share in (0, 1]; the same plan and data give the same tasks.
+
+    A smaller share takes some of a larger one's tasks, so that a file begun with one goes on with the other.
+    """
     tasks: list[RolloutTask] = []
-    for job in jobs:
+    for job in (replace(job, n=max(1, round(share * job.n))) for job in jobs):
         for record in _choose(job, data_dir, licences):
             prefill = job.prefills[_key(job.seed, record.id) % len(job.prefills)]
             task_id = f"{job.name}/{record.id}"

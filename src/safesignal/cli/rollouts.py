@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,27 +22,64 @@ __all__ = ["rollouts"]
 _IO = "Input and output"
 
 
-def rollouts(
-    model: BaseOptions,
-    output: Annotated[str, option("output", "JSONL file for the answers; rows in it are not done again.", _IO)],
-    plan: Annotated[str | None, option("plan", "TOML file: which prompts, how answered.", _IO)] = None,
-    data_dir: Annotated[str | None, option("data_dir", "Folder of the training sets.", _IO, show_default="hub")] = None,
+@dataclass(frozen=True)
+class PromptOptions:
+    """Whose prompts: those that a plan chooses, or a file's own."""
+
+    plan: Annotated[str | None, option("plan", "TOML file: which prompts, how answered.", _IO)] = None
+    data_dir: Annotated[str | None, option("data_dir", "Folder of the training sets.", _IO, show_default="hub")] = None
     licence: Annotated[
         list[str] | None,
         option("licence", f"Take rows of this licence only ({', '.join(LICENCES)}); repeat for more.", _IO),
-    ] = None,
+    ] = None
+    share: Annotated[
+        float, option("share", "Take this share, in (0, 1], of what each job of the plan asks for.", _IO)
+    ] = 1.0
     input: Annotated[
         str | None, option("input", "Your own prompts instead: JSONL with prompt, prompt_label, prefill.", _IO)
-    ] = None,
+    ] = None
+    max_new_tokens: Annotated[int, option("max_new_tokens", "Length of an answer, with --input.", "Answer")] = 64
+    temperature: Annotated[float, option("temperature", "0 is greedy, with --input.", "Answer")] = 0.7
+    seed: Annotated[int, option("seed", "Of the sampling, with --input.", "Answer")] = 0
+
+    def check(self) -> None:
+        """Raise what can be known to be wrong before anything is loaded."""
+        if (self.plan is None) == (self.input is None):
+            raise UsageError(
+                f"{'both `--plan` and' if self.plan is not None else 'neither `--plan` nor'} `--input` given. "
+                "Expected one of the two.",
+                hint="`--plan recipes/smollm2.toml --data_dir ../shared/data` made the shipped adapter",
+            )
+        unknown = [name for name in self._licences() if name not in LICENCES]
+        if unknown:
+            found = ", ".join(f"`{name}`" for name in unknown)
+            raise UsageError(f"licence is {found}. Expected some of {', '.join(LICENCES)}.")
+        if not 0 < self.share <= 1:
+            raise UsageError(f"share is {self.share}. Expected more than 0 and at most 1, as in `--share 0.5`.")
+
+    def tasks(self) -> list[RolloutTask]:
+        """Return what to answer."""
+        from safesignal.align.rollouts import plan_input, plan_tasks, read_plan
+
+        if self.input is not None:
+            return plan_input(
+                self.input, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed
+            )
+        return plan_tasks(read_plan(str(self.plan)), self.data_dir, self._licences(), self.share)
+
+    def _licences(self) -> list[str]:
+        return self.licence or ["permissive", "sharealike"]
+
+
+def rollouts(
+    model: BaseOptions,
+    prompts: PromptOptions,
+    output: Annotated[str, option("output", "JSONL file for the answers; rows in it are not done again.", _IO)],
     batch_size: Annotated[int, option("batch_size", "Prompts answered side by side.", _IO)] = 32,
-    max_new_tokens: Annotated[int, option("max_new_tokens", "Length of an answer, with --input.", "Answer")] = 64,
-    temperature: Annotated[float, option("temperature", "0 is greedy, with --input.", "Answer")] = 0.7,
-    seed: Annotated[int, option("seed", "Of the sampling, with --input.", "Answer")] = 0,
 ) -> None:
     """Let the base model answer training prompts; rows carry labels, source and licence."""
-    licences = licence or ["permissive", "sharealike"]
-    together(model.check, partial(require_at_least_one, batch_size), partial(_check, plan, input, licences))
-    tasks = _tasks(plan, data_dir, licences, input, max_new_tokens, temperature, seed)
+    together(model.check, partial(require_at_least_one, batch_size), prompts.check)
+    tasks = prompts.tasks()
     with Writer(output) as writer:
         left = sum(task.id not in writer.done for task in tasks)
     if not left:
@@ -56,31 +94,3 @@ def rollouts(
             loaded, tasks, output, batch_size=batch_size, progress=lambda done, _: bar.update(line, completed=done)
         )
     note(f"{written} answers added to {output}")
-
-
-def _check(plan: str | None, input_path: str | None, licences: list[str]) -> None:
-    if (plan is None) == (input_path is None):
-        raise UsageError(
-            f"{'both `--plan` and' if plan is not None else 'neither `--plan` nor'} `--input` given. "
-            "Expected one of the two.",
-            hint="`--plan recipes/smollm2.toml --data_dir ../shared/data` is what the shipped adapter was made from",
-        )
-    unknown = [name for name in licences if name not in LICENCES]
-    if unknown:
-        raise UsageError(f"licence is {', '.join(f'`{u}`' for u in unknown)}. Expected some of {', '.join(LICENCES)}.")
-
-
-def _tasks(
-    plan: str | None,
-    data_dir: str | None,
-    licences: list[str],
-    input_path: str | None,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> list[RolloutTask]:
-    from safesignal.align.rollouts import plan_input, plan_tasks, read_plan
-
-    if input_path is not None:
-        return plan_input(input_path, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    return plan_tasks(read_plan(str(plan)), data_dir, licences)

@@ -45,6 +45,8 @@ class BaseIdentity:
         tokenizer: Fingerprint of vocabulary and special tokens.
         template: Fingerprint of the chat template.
         weights: Fingerprint of the weights in each dtype they may be loaded in.
+        settings: What changes what the same weights compute: rotary frequencies, norms, windows, heads. Empty in
+            adapters that do not say, which are not compared in it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class BaseIdentity:
     tokenizer: str
     template: str
     weights: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

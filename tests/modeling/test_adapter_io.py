@@ -112,6 +112,31 @@ def test_drift_needs_leave_and_is_recorded(saved: Path) -> None:
     assert model.score("hello")[0].base_drift == model.base_drift
 
 
+SET_OTHERWISE: dict[str, Any] = {
+    "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
+    "rms_norm_eps": 1e-2,
+}
+
+
+@pytest.mark.parametrize("name", SET_OTHERWISE)
+def test_the_same_weights_set_otherwise_have_drifted(saved: Path, name: str) -> None:
+    other = tiny_model("llama", **{name: SET_OTHERWISE[name]})
+    with pytest.raises(AdapterError, match=f"a base whose {name} differ"):
+        load(saved, other)
+    assert load(saved, other, allow_base_drift=True).base_drift.startswith(name)
+
+
+def test_settings_are_compared_where_an_adapter_states_them_and_by_their_value(saved: Path) -> None:
+    path = saved / CONFIG_FILE
+    content = json.loads(path.read_text())
+    assert {"rope_parameters", "rms_norm_eps", "num_attention_heads"} <= content["base"]["settings"].keys()
+    eps = content["base"]["settings"]["rms_norm_eps"]
+    assert load(saved, tiny_model("llama", rms_norm_eps=eps * (1 + 1e-7))).base_drift == ""
+    del content["base"]["settings"]
+    path.write_text(json.dumps(content))
+    assert load(saved, tiny_model("llama", rms_norm_eps=1e-2)).base_drift == ""
+
+
 def test_a_base_rounded_to_half_precision_is_the_same_base(saved: Path) -> None:
     assert load(saved, tiny_model("llama").to(torch.bfloat16)).base_drift == ""
     assert load(saved, tiny_model("llama").to(torch.float16)).base_drift == ""

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from safesignal.config import FORMAT_VERSION, BaseIdentity, SignalConfig
 from safesignal.errors import AdapterError, SignalError, UsageError
@@ -41,6 +41,14 @@ __all__ = [
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _SAMPLES = 4096
+_SETTINGS = (
+    *("rope_parameters", "sliding_window", "partial_rotary_factor"),
+    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
+    *("hidden_act", "hidden_activation", "activation_function"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "query_pre_attn_scalar"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "use_parallel_residual"),
+)
+"""Names in a model's configuration that change what its weights compute."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -56,6 +64,7 @@ def identify(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: st
         tokenizer=_tokenizer_hash(tokenizer),
         template=template_hash(str(tokenizer.chat_template or "")),
         weights={dtype: _weights_hash(base, dtype) for dtype in _reachable(base.dtype)},
+        settings=_settings(config),
     )
 
 
@@ -63,7 +72,8 @@ def compare(trained: BaseIdentity, found: BaseIdentity) -> tuple[list[str], str]
     """Compare the base an adapter was trained for with the one at hand.
 
     Returns:
-        Differences that nothing may excuse, each as a phrase; and the weight drift as a phrase, empty if there is none.
+        Differences that nothing may excuse, each as a phrase; and the drift of weights and settings as a phrase, empty
+        if there is none.
     """
     named = ("model_type", "hidden_size", "num_layers", "vocab_size", "tokenizer", "template")
     differences = [
@@ -73,8 +83,11 @@ def compare(trained: BaseIdentity, found: BaseIdentity) -> tuple[list[str], str]
     ]
     shared = sorted(set(trained.weights) & set(found.weights))
     same = any(trained.weights[dtype] == found.weights[dtype] for dtype in shared)
-    drift = "" if same else f"weights differ from those of `{trained.name}`"
-    return differences, drift
+    drifted = [] if same else ["weights"]
+    if trained.settings:
+        names = sorted(trained.settings.keys() | found.settings.keys())
+        drifted += [name for name in names if trained.settings.get(name) != found.settings.get(name)]
+    return differences, f"{', '.join(drifted)} differ from those of `{trained.name}`" if drifted else ""
 
 
 def accept(trained: BaseIdentity, found: BaseIdentity, folder: str, allow_drift: bool) -> str:
@@ -91,7 +104,7 @@ def accept(trained: BaseIdentity, found: BaseIdentity, folder: str, allow_drift:
         )
     if drift and not allow_drift:
         raise AdapterError(
-            f"the adapter `{folder}` meets a base whose {drift}: fine-tuned, merged or re-quantised.",
+            f"the adapter `{folder}` meets a base whose {drift}: fine-tuned, merged, re-quantised or set otherwise.",
             hint="retrain it, or accept the drift with `--allow_base_drift`; every output will say so",
         )
     return drift
@@ -219,6 +232,20 @@ def find_adapter(adapter: str | Path | None, base: str | None) -> Path:
             hint="check the name; `safesignal align` trains one for `--adapter DIR`, `--no-signal` needs none",
         )
     return folder
+
+
+def _settings(config: PreTrainedConfig) -> dict[str, Any]:
+    given = {name: _rounded(getattr(config, name, None)) for name in _SETTINGS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _rounded(value: Any) -> Any:
+    """Round what a half-precision or GGUF file may have rounded already; `True` and names stay what they are."""
+    if isinstance(value, dict):
+        return {name: _rounded(own) for name, own in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [_rounded(own) for own in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def _rows(embedding: nn.Module) -> int:

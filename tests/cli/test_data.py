@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from safesignal.data.catalog import SOURCES
 from tests.cli.conftest import Run, read_rows
 from tests.data.build.rows import folder
 
@@ -84,3 +85,16 @@ def test_wrong_use_is_named_before_anything_is_read(run: Run, recipe: Path) -> N
     assert done.code == 2
     assert "did you mean `parts`?" in done.err
     assert not (at / "r.jsonl").exists()
+
+
+def test_the_list_names_every_set_its_source_and_what_a_folder_lacks(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "eval_xstest.jsonl").touch()
+    done = run("data", "list", "--data_dir", tmp_path)
+    lines = {line.split()[0]: line for line in done.out.splitlines()}
+    assert (done.code, lines.keys()) == (0, SOURCES.keys())
+    assert lines["xstest"].endswith("hub: walledai/XSTest (gated)  [eval_xstest.jsonl]")
+    assert lines["gcg"].endswith("attack-artifacts; arobey1/smooth-llm: data/GCG  [eval_gcg_suffix.jsonl, missing]")
+    assert "missing" not in run("data", "list").out
+    wrong = run("data", "list", "--data_dir", tmp_path / "none")
+    assert wrong.code == 2
+    assert "is no folder" in wrong.err

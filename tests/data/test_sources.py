@@ -149,3 +149,9 @@ def test_every_local_file_loads_whole() -> None:
             counted[source.local_file] += len(load_source(source.name, data_dir=DATA))
     assert len(expected) == 19
     assert dict(counted) == expected
+
+
+def test_every_set_says_where_it_comes_from() -> None:
+    for source in SOURCES.values():
+        assert (source.hub_id is None) == bool(source.published), source.name
+        assert source.hub_id is not None or source.local_file is not None, source.name

@@ -1,4 +1,4 @@
-"""`safesignal data build`: training rows from a recipe."""
+"""`safesignal data`: training rows from a recipe, and the public sets that recipes and suites name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from safesignal.errors import UsageError
 if TYPE_CHECKING:
     from safesignal.data.records import Record
 
-__all__ = ["build", "data"]
+__all__ = ["build", "data", "list_sets"]
 
 _IO = "Input and output"
 
-data = typer.Typer(name="data", help="Training rows: mixed, cleared of duplicates, matched and varied.")
+data = typer.Typer(
+    name="data", help="Training rows: mixed, cleared of duplicates, matched and varied; the public sets."
+)
 
 
 def build(
@@ -54,12 +56,32 @@ def build(
     note(f"{len(built.rows)} rows in {output}" + (f", {len(built.held_out)} held out" if holds_out else ""))
 
 
+def list_sets(
+    data_dir: Annotated[str | None, option("data_dir", "Say which of their files are in this folder.", _IO)] = None,
+) -> None:
+    """List the public sets: name, role, licence, where each comes from, [its file in a data folder]."""
+    from safesignal.data.catalog import SOURCES
+
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise UsageError(f"`{data_dir}` is no folder. Expected one with the sets' files.")
+    for source in SOURCES.values():
+        hub = " ".join(filter(None, ("hub:", source.hub_id, source.hub_config, "(gated)" if source.gated else "")))
+        line = (
+            f"{source.name:<19}  {source.role:<5}  {source.licence:<13}  {hub if source.hub_id else source.published}"
+        )
+        if source.local_file is not None:
+            there = data_dir is None or (Path(data_dir) / source.local_file).is_file()
+            line += f"  [{source.local_file}{'' if there else ', missing'}]"
+        out.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
 data.command("build")(expand(build))
+data.command("list")(expand(list_sets))
 
 
 @data.callback()
 def _group() -> None:
-    """Training rows: mixed, cleared of duplicates, matched and varied."""
+    """Training rows: mixed, cleared of duplicates, matched and varied; the public sets."""
 
 
 def _require_free(targets: list[str], overwrite: bool) -> None:

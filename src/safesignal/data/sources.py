@@ -173,7 +173,7 @@ def _hub_rows(source: Source) -> Iterator[Mapping[str, Any]]:
     if source.hub_id is None:
         raise DataError(
             f"data set `{source.name}` is not on the hub. Expected its file {source.local_file} in a data folder.",
-            hint=f"pass `data_dir`, or set {DATA_DIR_VARIABLE}",
+            hint=f"pass `data_dir`, or set {DATA_DIR_VARIABLE}; published in {source.published}",
         )
     try:
         from datasets import load_dataset

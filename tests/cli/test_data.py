@@ -91,7 +91,7 @@ def test_the_list_names_every_set_its_source_and_what_a_folder_lacks(run: Run, t
     (tmp_path / "eval_xstest.jsonl").touch()
     done = run("data", "list", "--data_dir", tmp_path)
     lines = {line.split()[0]: line for line in done.out.splitlines()}
-    assert (done.code, lines.keys()) == (0, SOURCES.keys())
+    assert (done.code, list(lines)) == (0, list(SOURCES))
     assert lines["xstest"].endswith("hub: walledai/XSTest (gated)  [eval_xstest.jsonl]")
     assert lines["gcg"].endswith("attack-artifacts; arobey1/smooth-llm: data/GCG  [eval_gcg_suffix.jsonl, missing]")
     assert "missing" not in run("data", "list").out

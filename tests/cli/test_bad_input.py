@@ -136,6 +136,19 @@ CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
         2,
         ("share is 50", "`--share 0.5`"),
     ),
+    "acceptance of another policy": (
+        lambda tiny, folder: [
+            *("evaluate", "--suite", "acceptance", "--model", tiny.base, "--adapter", tiny.adapter),
+            *("--output_dir", folder / "out", "--tau", 1),
+        ],
+        2,
+        ("acceptance suite", "no other option"),
+    ),
+    "bench of nothing": (
+        lambda tiny, folder: ["bench", "--model", tiny.base, "--adapter", tiny.adapter, "--repeats", 0],
+        2,
+        ("repeats is 0",),
+    ),
     "align on nothing": (
         lambda tiny, folder: ["align", "--model", tiny.base, "--output", folder / "out"],
         2,

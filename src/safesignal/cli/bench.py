@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
 
-from safesignal.cli.arguments import option, together
+from safesignal.cli.arguments import option, require_at_least_one, together
 from safesignal.cli.console import note, out, waiting
 from safesignal.cli.options import ModelOptions
 from safesignal.errors import UsageError
@@ -35,7 +36,13 @@ def bench(
     """Time per token with checks off, every token, periodic and annealing, fused and separate, in turn."""
     if what != "decode":
         raise UsageError(f"what is `{what}`. Expected decode.")
-    together(model.check, lambda: _numbers("batch_sizes", batch_sizes), lambda: _numbers("contexts", contexts))
+    together(
+        model.check,
+        partial(_numbers, "batch_sizes", batch_sizes),
+        partial(_numbers, "contexts", contexts),
+        partial(require_at_least_one, new_tokens, "new_tokens"),
+        partial(require_at_least_one, repeats, "repeats"),
+    )
     from safesignal.evals.bench import BenchConfig, bench_decode
 
     config = BenchConfig(_numbers("batch_sizes", batch_sizes), _numbers("contexts", contexts), new_tokens, repeats)

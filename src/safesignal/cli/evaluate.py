@@ -122,6 +122,7 @@ def evaluate(
         *([] if target.endpoint or "guarded" not in target.names() else [partial(signal.check, model)]),
     )
     if which.suite == "acceptance":
+        _require_plain(signal, policy, target, attacks_only=which.attacks_only)
         return _accept(model, acceptance, signal.preset, output_dir, data_dir, batch_size, allow_errors=allow_errors)
     from safesignal.suites.run import SuiteRun
 
@@ -136,6 +137,17 @@ def evaluate(
     places = " ".join(str(folder / name) for name in target.names())
     note(f"`safesignal report {places} --output_dir {folder / 'report'}` makes tables and a page of it")
     return code
+
+
+def _require_plain(signal: SignalOptions, policy: PolicyOptions, target: TargetOptions, *, attacks_only: bool) -> None:
+    """Raise if the acceptance suite, which measures a preset and nothing else, is asked for more."""
+    plain = (SignalOptions(preset=signal.preset), PolicyOptions(), TargetOptions())
+    if (signal, policy, target) != plain or attacks_only:
+        raise UsageError(
+            "the acceptance suite measures the guarded model at a preset. Expected no other option of the signal, the "
+            "policy or the target.",
+            hint="`--suite acceptance --preset strict`, or another suite",
+        )
 
 
 def _run(run: SuiteRun, name: str, *, allow_errors: bool) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from safesignal.align.examples import encode_examples, load_mixture
 from safesignal.align.gated import GatedRecipe
 from safesignal.align.run import align
 from safesignal.align.trainer import Progress, Trainer
+from safesignal.config import SignalConfig
 from safesignal.data.records import Record, append_jsonl
-from safesignal.errors import DataError, UsageError
+from safesignal.errors import AdapterError, DataError, UsageError
 from safesignal.modeling.model import SafeSignalModel
 from tests.align.conftest import make_model, make_records
 
@@ -112,6 +113,56 @@ def test_a_limit_ends_the_run_and_its_decay_early(tmp_path: Path, limit: int, st
     assert run.learning_rate(steps) == pytest.approx(0.0)
 
 
+def saved(folder: Path, model: SafeSignalModel) -> SafeSignalModel:
+    """Save a base, and an adapter of weights of its own beside it."""
+    with torch.no_grad():
+        model.forward_signal.adapter.head.proj.weight.fill_(0.25)
+    model.trained_signal = True
+    model.base.save_pretrained(folder / "base")
+    model.tokenizer.save_pretrained(folder / "base")
+    model.save_pretrained(folder / "adapter")
+    return model
+
+
+def test_a_run_goes_on_from_an_adapter_also_on_a_base_that_was_tuned_since(tmp_path: Path) -> None:
+    first = saved(tmp_path, make_model())
+    with torch.no_grad():
+        first.base.model.layers[0].mlp.up_proj.weight += 0.01
+    first.base.save_pretrained(tmp_path / "tuned")
+    first.tokenizer.save_pretrained(tmp_path / "tuned")
+    config = replace(CONFIG, start=str(tmp_path / "adapter"))
+    runs = [GatedRecipe.from_base(str(tmp_path / name), config, SignalConfig()) for name in ("base", "tuned")]
+    for run in runs:
+        assert run.model.fingerprint() == first.fingerprint()
+        assert run.model.config.rank == 4, "the start's signal, where none is asked for"
+        assert (run.model.base_drift, run.model.trained_for) == ("", None)
+        assert all(parameter.requires_grad for parameter in run.model.forward_signal.adapter.parameters())
+    assert runs[0].identity()["start"] == first.fingerprint()
+    assert runs[0].identity()["base"] != runs[1].identity()["base"]
+    anew = GatedRecipe.from_base(str(tmp_path / "base"), CONFIG, SignalConfig())
+    assert "start" not in anew.identity()
+    examples, _ = encode_examples(runs[1].model, make_records(), config)
+    Trainer(runs[1], examples[:32], examples[32:], tmp_path / "run").run(lambda _: None)
+    runs[1].model.save_pretrained(tmp_path / "second")
+    assert SafeSignalModel.from_pretrained(tmp_path / "second", base=str(tmp_path / "tuned")).base_drift == ""
+
+
+def test_a_run_goes_on_from_nothing_of_another_kind(tmp_path: Path) -> None:
+    first = saved(tmp_path, make_model())
+    config = replace(CONFIG, start=str(tmp_path / "adapter"))
+    with pytest.raises(UsageError, match=r"rank = 4.*asks for: 8"):
+        GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=8))
+    again = GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, tau=1))
+    assert again.model.config.tau == 1
+    joint = SafeSignalModel.from_base(first.base, tokenizer=first.tokenizer, config=SignalConfig(recipe="joint"))
+    joint.trained_signal = True
+    joint.save_pretrained(tmp_path / "joint")
+    with pytest.raises(AdapterError, match="holds a joint adapter"):
+        GatedRecipe.from_base(str(tmp_path / "base"), replace(CONFIG, start=str(tmp_path / "joint")), SignalConfig())
+    with pytest.raises(UsageError, match="start = x    must be empty but for"):
+        replace(CONFIG, recipe="sft", start="x")
+
+
 def test_evaluation_files_and_empty_splits_are_refused(tmp_path: Path, records: list[Record]) -> None:
     reserved = tmp_path / "eval_advbench.jsonl"
     append_jsonl(reserved, [record.to_row() for record in records])
@@ -165,7 +216,6 @@ def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, re
         ("augment_tokens", 0),
         ("augment_alpha", 2.0),
         ("shard", True),
-        ("start", "somewhere"),
     ],
 )
 def test_settings_out_of_range_are_named(field: str, value: object) -> None:

@@ -149,6 +149,13 @@ CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
         2,
         ("repeats is 0",),
     ),
+    "align from nowhere": (
+        lambda tiny, folder: [
+            *("align", "--model", tiny.base, "--output", folder / "out", "--data", "rows.jsonl", "--start", "nowhere"),
+        ],
+        2,
+        ("align.start = nowhere", "no model that an adapter ships for"),
+    ),
     "align on nothing": (
         lambda tiny, folder: ["align", "--model", tiny.base, "--output", folder / "out"],
         2,

@@ -70,7 +70,8 @@ class AlignConfig:
     lambda_cls: float = 0.1
     """Weight of L_cls beside the language-model loss: λ2 of `joint` (paper: 0.1 or 0.01), λ1 of `pretrain` (0.01)."""
     start: str = ""
-    """Folder of a finished `pretrain` run that `joint` goes on from; empty skips that stage."""
+    """What a run goes on from: `joint` from a finished `pretrain` run (empty skips that stage), `gated` from an adapter
+    (its folder, or the model it ships for), also where the base has been fine-tuned since. Empty begins anew."""
     balance: bool = True
     """`joint`, `sft`, `augment`: as many malicious prompts as benign ones; the larger class is thinned."""
     augment_share: float = 0.5
@@ -134,7 +135,7 @@ class AlignConfig:
             ("lora_rank", self.lora_rank >= 1, "at least 1"),
             ("lora_alpha", self.lora_alpha > 0, "above 0"),
             ("lambda_cls", self.lambda_cls >= 0, "at least 0"),
-            ("start", not self.start or self.recipe == "joint", "empty but for the joint recipe"),
+            ("start", not self.start or self.recipe in ("joint", "gated"), "empty but for the joint and gated recipes"),
             ("augment_share", 0 <= self.augment_share <= 1, "in [0, 1]"),
             ("augment_alpha", 0 <= self.augment_alpha <= 1, "in [0, 1]"),
             ("augment_tokens", self.augment_tokens >= 1, "at least 1"),

@@ -23,9 +23,13 @@ from safesignal.align.text_store import TextStore, read_texts
 from safesignal.align.thresholds import choose_thresholds, round_to_half
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record
+from safesignal.errors import AdapterError, UsageError
 from safesignal.modeling.model import SafeSignalModel
 
 __all__ = ["GatedRecipe"]
+
+_BUILT = ("position", "rank", "alpha", "targets")
+"""Settings that the weights of a signal were made for."""
 
 
 class _Step(nn.Module):
@@ -50,18 +54,36 @@ class GatedRecipe:
     def __init__(self, model: SafeSignalModel, config: AlignConfig) -> None:
         self.model = model
         self.config = config
+        self._started = model.fingerprint() if config.start else ""
         self.read_texts: ReadTexts = partial(read_texts, model.forward_signal)
         model.forward_signal.adapter.float().requires_grad_(True)
 
     @classmethod
     def from_base(cls, model: str, config: AlignConfig, signal: SignalConfig, **how: Unpack[Loading]) -> Self:
-        """Put an untrained signal, drawn with the run's seed, into a base model."""
-        return cls(SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how), config)
+        """Put an untrained signal, drawn with the run's seed, into a base model, or go on from one (`config.start`).
+
+        Raises:
+            AdapterError: If that one is no gated adapter, or its base has another shape, tokenizer or template.
+            UsageError: If the signal asked for is built otherwise.
+        """
+        if not config.start:
+            return cls(SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how), config)
+        own = SafeSignalModel.from_pretrained(config.start, base=model, allow_base_drift=True, **how)
+        if own.config.recipe != "gated":
+            raise AdapterError(
+                f"align.start = {config.start} holds a {own.config.recipe} adapter. Expected a gated one.",
+                hint="`--recipe joint` goes on from a run of `--recipe pretrain`",
+            )
+        own.config = _settled(own.config, signal)
+        # What is trained now belongs to the base at hand.
+        own.base_drift, own.trained_for = "", None
+        return cls(own, config)
 
     def identity(self) -> dict[str, Any]:
-        """Return the signal without its thresholds, and the base."""
+        """Return the signal without its thresholds, the base, and what the run started from, if from anything."""
         signal = asdict(replace(self.model.config, presets={}))
-        return {"signal": signal, "base": asdict(self.model.identity())}
+        started = {"start": self._started} if self._started else {}
+        return {"signal": signal, "base": asdict(self.model.identity()), **started}
 
     def encode(self, records: Iterable[Record]) -> tuple[list[Example], int]:
         """Encode rows with a label of the prompt or of the answer."""
@@ -119,3 +141,18 @@ class GatedRecipe:
         self.model.training_record = dict(record)
         if write:
             self.model.save_pretrained(folder)
+
+
+def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:
+    """Return the settings of a run that goes on: those asked for, or, where nothing was, those it started from."""
+    if asked == SignalConfig():
+        return started
+    differing = [name for name in _BUILT if getattr(started, name) != getattr(asked, name)]
+    if differing:
+        found = ", ".join(f"{name} = {getattr(started, name)}" for name in differing)
+        raise UsageError(
+            f"align.start has a signal with {found}. Expected what the recipe asks for: "
+            f"{', '.join(str(getattr(asked, name)) for name in differing)}.",
+            hint="leave the signal's settings out to take those of the start",
+        )
+    return asked

@@ -54,7 +54,9 @@ class TrainingOptions:
     accumulation: Annotated[int | None, option("accumulation", "Forward passes per step.", _TRAINING)] = None
     tuning: Annotated[str | None, option("tuning", "lora or full: what of the base is trained.", _TRAINING)] = None
     lambda_cls: Annotated[float | None, option("lambda_cls", "Weight of L_cls (λ1, λ2).", _TRAINING)] = None
-    start: Annotated[str | None, option("start", "Finished pretrain run that joint goes on from.", _TRAINING)] = None
+    start: Annotated[
+        str | None, option("start", "Pretrain run that joint, or adapter that gated goes on from.", _TRAINING)
+    ] = None
     precision: Annotated[str | None, option("precision", "fp32 or bf16.", _TRAINING)] = None
     activation_checkpointing: Annotated[
         bool, flag("activation_checkpointing", "Less memory, about a third more time.", _TRAINING)
@@ -197,12 +199,23 @@ def check_data(data: list[str], settings: AlignConfig) -> None:
 
 
 def check_start(settings: AlignConfig) -> None:
-    """Raise unless the run that this one goes on from is there."""
-    if settings.start and not Path(settings.start).is_dir():
-        raise UsageError(
-            f"align.start = {settings.start} is no folder. Expected a finished pretraining run.",
-            hint="`safesignal align --recipe pretrain` makes one",
-        )
+    """Raise unless what this run goes on from is there."""
+    if not settings.start or Path(settings.start).is_dir():
+        return
+    if settings.recipe == "gated":
+        from safesignal.modeling.adapter_io import shipped_adapter
+
+        if shipped_adapter(settings.start) is None:
+            raise UsageError(
+                f"align.start = {settings.start} is no folder and no model that an adapter ships for. "
+                "Expected a gated adapter.",
+                hint="`--start smollm2`, or leave it out to begin anew",
+            )
+        return
+    raise UsageError(
+        f"align.start = {settings.start} is no folder. Expected a finished pretraining run.",
+        hint="`safesignal align --recipe pretrain` makes one",
+    )
 
 
 def _labels(records: Iterable[Record]) -> Counter[str]:

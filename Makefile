@@ -72,7 +72,7 @@ WORK := runs/smollm2
 
 adapter: $(VENV)/.stamp-dev
 	@$(BIN)/safesignal rollouts --plan recipes/smollm2.toml --data_dir $(DATA) --licence permissive --licence sharealike --output $(WORK)/rollouts.jsonl
-	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output $(WORK)/requests.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output $(WORK)/requests.jsonl --holdout_output $(WORK)/holdout.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/smollm2-answers.yaml --data_dir $(DATA) --output $(WORK)/answers.jsonl --overwrite
 	@$(BIN)/safesignal align --config recipes/smollm2.toml --data $(WORK)/requests.jsonl --data $(WORK)/answers.jsonl --output $(WORK)/adapter
 

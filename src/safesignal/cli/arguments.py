@@ -11,7 +11,7 @@ import typer
 
 from safesignal.errors import SafeSignalError, UsageError
 
-__all__ = ["expand", "flag", "option", "require_at_least_one", "together"]
+__all__ = ["expand", "flag", "option", "require_at_least_one", "require_one_of", "together"]
 
 
 def option(name: str, help_line: str, panel: str | None = None, **more: Any) -> Any:
@@ -28,6 +28,14 @@ def require_at_least_one(size: int, name: str = "batch_size") -> None:
     """Raise if a batch, or whatever `name` is the size of, would hold nothing."""
     if size < 1:
         raise UsageError(f"{name} is {size}. Expected at least 1.")
+
+
+def require_one_of(hint: str, **given: object) -> None:
+    """Raise unless exactly one of two options, by name, was given."""
+    (first, one), (second, other) = given.items()
+    if (one is None) == (other is None):
+        found = f"both `--{first}` and" if one is not None else f"neither `--{first}` nor"
+        raise UsageError(f"{found} `--{second}` given. Expected one of the two.", hint=hint)
 
 
 class _SeveralError(UsageError):

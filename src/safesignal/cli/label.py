@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from safesignal.cli.arguments import option, require_at_least_one, together
+from safesignal.cli.arguments import option, require_at_least_one, require_one_of, together
 from safesignal.cli.console import note, progress, quiet_libraries, waiting
 from safesignal.data.mixture import LICENCES
 from safesignal.errors import UsageError
@@ -36,12 +36,8 @@ class TextOptions:
 
     def check(self) -> None:
         """Raise unless there is one source and something to cut."""
-        if (self.input is None) == (self.hub is None):
-            given = "neither `--input` nor `--hub`" if self.input is None else "both `--input` and `--hub`"
-            raise UsageError(
-                f"{given} given. Expected one of the two.",
-                hint="`--hub wikimedia/wikipedia --hub_config 20231101.en` streams English Wikipedia",
-            )
+        hint = "`--hub wikimedia/wikipedia --hub_config 20231101.en` streams English Wikipedia"
+        require_one_of(hint, input=self.input, hub=self.hub)
         if self.input is not None and not Path(self.input).is_file():
             raise UsageError(f"there is no file `{self.input}`. Expected a text or JSONL file.")
         require_at_least_one(self.piece_chars, "piece_chars")

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from safesignal.cli.arguments import flag, option, require_at_least_one, together
+from safesignal.cli.arguments import flag, option, require_at_least_one, require_one_of, together
 from safesignal.cli.console import quiet_libraries, waiting
 from safesignal.config import SignalConfig
 from safesignal.errors import UsageError
@@ -306,12 +306,8 @@ class FileOptions:
         together(self._one_source, self._both_files, self._two_places, lambda: require_at_least_one(self.batch_size))
 
     def _one_source(self) -> None:
-        if (self.prompt is None) == (self.input is None):
-            raise UsageError(
-                f"{'both `--prompt` and' if self.input is not None else 'neither `--prompt` nor'} `--input` given. "
-                "Expected one of the two.",
-                hint='`--prompt "…"` for one, `--input prompts.jsonl --output out.jsonl` for many',
-            )
+        hint = '`--prompt "…"` for one, `--input prompts.jsonl --output out.jsonl` for many'
+        require_one_of(hint, prompt=self.prompt, input=self.input)
 
     def _two_places(self) -> None:
         if self.input and self.output and Path(self.input).resolve() == Path(self.output).resolve():

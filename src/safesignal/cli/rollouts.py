@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from safesignal.cli.arguments import option, require_at_least_one, together
+from safesignal.cli.arguments import option, require_at_least_one, require_one_of, together
 from safesignal.cli.console import note, progress
 from safesignal.cli.options import BaseOptions
 from safesignal.data.jsonl import Writer
@@ -44,12 +44,8 @@ class PromptOptions:
 
     def check(self) -> None:
         """Raise what can be known to be wrong before anything is loaded."""
-        if (self.plan is None) == (self.input is None):
-            raise UsageError(
-                f"{'both `--plan` and' if self.plan is not None else 'neither `--plan` nor'} `--input` given. "
-                "Expected one of the two.",
-                hint="`--plan recipes/smollm2.toml --data_dir ../shared/data` made the shipped adapter",
-            )
+        hint = "`--plan recipes/smollm2.toml --data_dir ../shared/data` made the shipped adapter"
+        require_one_of(hint, plan=self.plan, input=self.input)
         unknown = [name for name in self._licences() if name not in LICENCES]
         if unknown:
             found = ", ".join(f"`{name}`" for name in unknown)

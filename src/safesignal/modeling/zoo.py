@@ -186,7 +186,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     marks: Any = model
     marks.hf_quantizer = None
     marks.is_quantized = False
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)  # 5.16 sets none
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if gguf.parent == folder:

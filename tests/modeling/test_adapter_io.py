@@ -279,7 +279,7 @@ def test_what_ships_is_whole_and_says_what_it_is_for(alias: str) -> None:
     assert trained.name == alias
     assert trained.settings
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
-    assert {weights["cls_D"].shape[0]} == {trained.hidden_size}
+    assert weights["cls_D"].shape == (trained.hidden_size,)
     assert set(config.presets) == set(PRESETS)
     assert all(point.n >= 100 for point in config.presets.values())
     assert set(record["rows_by_licence"]) <= {"permissive", "sharealike"}

@@ -65,10 +65,11 @@ def list_sets(
     if data_dir is not None and not Path(data_dir).is_dir():
         raise UsageError(f"`{data_dir}` is no folder. Expected one with the sets' files.")
     for source in SOURCES.values():
-        hub = " ".join(filter(None, ("hub:", source.hub_id, source.hub_config, "(gated)" if source.gated else "")))
-        line = (
-            f"{source.name:<19}  {source.role:<5}  {source.licence:<13}  {hub if source.hub_id else source.published}"
-        )
+        origin = source.published
+        if source.hub_id is not None:
+            terms = "(gated)" if source.gated else None
+            origin = " ".join(filter(None, ("hub:", source.hub_id, source.hub_config, terms)))
+        line = f"{source.name:<19}  {source.role:<5}  {source.licence:<13}  {origin}"
         if source.local_file is not None:
             there = data_dir is None or (Path(data_dir) / source.local_file).is_file()
             line += f"  [{source.local_file}{'' if there else ', missing'}]"

@@ -242,7 +242,7 @@ def _settings(config: PreTrainedConfig) -> dict[str, Any]:
 def _rounded(value: Any) -> Any:
     """Round what a half-precision or GGUF file may have rounded already; `True` and names stay what they are."""
     if isinstance(value, dict):
-        return {name: _rounded(own) for name, own in sorted(value.items())}
+        return {name: _rounded(own) for name, own in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(own) for own in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -39,6 +39,19 @@ def test_a_greedy_continuation_is_known_as_one() -> None:
     assert (first.greedy, second.greedy) == (True, False)
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+def test_the_output_layer_reads_the_rows_of_a_batch_without_gaps(*, guarded: bool) -> None:
+    """A slice of padded prompts has gaps, and torch's CPU products then take seconds instead of milliseconds."""
+    model, dense = joint_model(), []
+    model.base.get_output_embeddings().register_forward_pre_hook(lambda _, args: dense.append(args[0].is_contiguous()))
+    if guarded:
+        model.generate(**model.encode(["a longer prompt", "short", "s"]), max_new_tokens=2, signal=False)
+    else:
+        answer_likelihoods(model.base, PROMPTS, ANSWERS)
+    assert dense
+    assert all(dense)
+
+
 @pytest.mark.parametrize(("prompts", "answers"), [([], []), ([[1]], []), ([[]], [[1]]), ([[1]], [[]])])
 def test_nothing_to_read_is_an_error(prompts: list[list[int]], answers: list[list[int]]) -> None:
     with pytest.raises(UsageError, match="Expected tokens in each"):

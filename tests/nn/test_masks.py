@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from safesignal.modeling.forward import Sight, _visible
-from safesignal.nn.masks import additive, latest_check, right_aligned, safety_mask, text_mask
+from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask
 
 
 def table(text: str) -> Tensor:
@@ -132,3 +132,7 @@ def test_an_adding_backend_gets_numbers() -> None:
 
 def test_right_aligned() -> None:
     assert right_aligned([[5], [], [1, 2, 3]], 3, 9).tolist() == [[9, 9, 5], [9, 9, 9], [1, 2, 3]]
+
+
+def test_the_last_columns_as_indices() -> None:
+    assert last_columns(5, 2).tolist() == [3, 4]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from safesignal.nn.narrow import NarrowProducts, narrow_linear
+from safesignal.nn import narrow
+from safesignal.nn.narrow import NarrowProducts, narrow_linear, turned_dtype
+
+
+@pytest.fixture(autouse=True)
+def _an_epyc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every processor be one that turns float32."""
+    monkeypatch.setattr(narrow, "turned_dtype", lambda: torch.float32)
 
 
 def _layer(*, bias: bool = True, dtype: torch.dtype = torch.float32) -> nn.Linear:
@@ -24,6 +33,40 @@ def test_equals_the_stock_product(shape: tuple[int, ...], bias: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert found.shape == expected.shape
     assert found.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : fpu avx2 avx512f", torch.float32),
+        ("vendor_id : GenuineIntel\nflags : fpu avx512f amx_bf16 amx_tile", torch.bfloat16),
+        ("vendor_id : GenuineIntel\nflags : fpu avx512f", None),
+        ("CPU implementer : 0x41", None),
+        (None, None),
+    ],
+)
+def test_products_are_turned_where_that_was_measured_to_win(
+    processor: str | None, expected: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if processor is not None:
+        (tmp_path / "cpuinfo").write_text(processor)
+    monkeypatch.setattr(narrow, "_PROCESSOR", tmp_path / "cpuinfo")
+    assert turned_dtype.__wrapped__() == expected
+
+
+def test_a_product_is_turned_only_in_that_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x, calls = _layer(), torch.randn(1, 2, 24), []
+
+    def turned(weight_OI: torch.Tensor, x_IN: torch.Tensor) -> torch.Tensor:
+        calls.append(x_IN.shape)
+        return weight_OI @ x_IN
+
+    monkeypatch.setattr(torch, "mm", turned)
+    with torch.no_grad():
+        narrow_linear(layer, x)
+        monkeypatch.setattr(narrow, "turned_dtype", lambda: None)
+        narrow_linear(layer, x)
+    assert calls == [(24, 2)]
 
 
 def test_other_dtypes_and_gradients_take_the_stock_product() -> None:

@@ -31,7 +31,7 @@ from safesignal.modeling.families import describe, linear_shape, unsupported
 from safesignal.nn.attention import grouped_attention
 from safesignal.nn.gate import GatedLoRA, SignalGate
 from safesignal.nn.head import SignalHead
-from safesignal.nn.masks import additive, latest_check, right_aligned, safety_mask, text_mask
+from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask
 from safesignal.nn.narrow import NarrowProducts
 
 __all__ = ["Adapter", "Sight", "SignalForward"]
@@ -253,14 +253,17 @@ class SignalForward(nn.Module):
     def _plain_pass(
         self, state: TextState, keys_BC: Tensor, tokens: Sequence[Sequence[int]], *, padded: bool
     ) -> Tensor:
-        """Send text through the base model as transformers' own generation would: same kernels, same bits."""
+        """Send text through the base model as transformers' own generation would: same kernels, same bits.
+
+        Of several rows the output layer alone may round differently (`nn/masks.py:last_columns`).
+        """
         new, device = max(map(len, tokens)), self.base.device
         with self._lock:
             logits_B1V: Tensor = self.base(
                 input_ids=right_aligned(tokens, new, 0).to(device),
                 attention_mask=(keys_BC >= 0).long().to(device) if padded else None,
                 position_ids=keys_BC[:, -new:].clamp(min=0).to(device),
-                logits_to_keep=1,
+                logits_to_keep=last_columns(new, 1).to(device),
                 use_cache=True,
                 **{self.stack.cache_argument: state.cache},
             ).logits
@@ -274,7 +277,7 @@ class SignalForward(nn.Module):
         embeds_BTD = self.base.get_input_embeddings()(right_aligned(tokens, new, 0).to(device))
         arguments = self._arguments(state, keys_BC, embeds_BTD, sights)
         with self._opened(max(map(len, sights)), arguments["inputs_embeds"].shape[1]):
-            logits = self.base(logits_to_keep=torch.tensor([new - 1], device=device), **arguments).logits
+            logits = self.base(logits_to_keep=last_columns(new, 1).to(device), **arguments).logits
             return logits[:, -1], self._taken_hidden()[:, new:]
 
     def _safety_pass(self, state: TextState, keys_BC: Tensor, sights: Sequence[Sequence[Sight]]) -> Tensor:

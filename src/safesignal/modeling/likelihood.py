@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from safesignal.errors import UsageError
 from safesignal.modeling.forward import SignalForward
-from safesignal.nn.masks import right_aligned
+from safesignal.nn.masks import last_columns, right_aligned
 
 __all__ = ["Likelihood", "answer_likelihoods", "logits_of", "watched_likelihoods"]
 
@@ -53,7 +53,7 @@ def answer_likelihoods(base: PreTrainedModel, prompts: Sequence[Ids], answers: S
         input_ids=right_aligned(rows, width, 0).to(device),
         attention_mask=mask_BT.to(device),
         position_ids=(mask_BT.cumsum(dim=1) - 1).clamp(min=0).to(device),
-        logits_to_keep=max(map(len, answers)),
+        logits_to_keep=last_columns(width, max(map(len, answers))).to(device),
         use_cache=False,
     ).logits
     return [_told(logits_AV[-len(answer) :], answer) for logits_AV, answer in zip(logits_BAV, answers, strict=True)]

@@ -1,8 +1,9 @@
 """Products of a few rows with a large weight matrix, in the orientation that is fast.
 
-A fused decode step multiplies two rows by every weight of the model. On CPUs `x @ W.T` is slow there: measured on two
-AMD EPYC cores over the linears of SmolLM2-135M, two rows take 46 ms as `F.linear` and 20 ms as `(W @ x.T).T`, which
-reads the same weights once (docs/LOG.md). One row and many rows are better left to torch.
+A fused decode step multiplies two rows by every weight of the model, and on some CPUs `x @ W.T` is slow there. Two
+rows over the linears of SmolLM2-135M, as `F.linear` and as `(W @ x.T).T`, which reads the same weights through another
+kernel (two cores, docs/LOG.md): AMD EPYC, float32, 46 and 20 ms; Intel Xeon, bfloat16 with AMX, 19 and 13 ms, but
+float32 17 and 39 ms. So the turn is taken where it was measured to win; one row and many are left to torch.
 
 Shapes: N rows, I / O features in / out.
 """
@@ -11,20 +12,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NarrowProducts", "narrow_linear"]
+__all__ = ["NarrowProducts", "narrow_linear", "turned_dtype"]
 
 _NARROW = range(2, 33)
 """Row counts for which the turned product won or was even."""
 
+_PROCESSOR = Path("/proc/cpuinfo")
+
+
+@cache
+def turned_dtype() -> torch.dtype | None:
+    """Return the dtype whose narrow products are turned on this processor; None where none is known to win.
+
+    By what the processor is and not by a trial, so that a machine rounds alike in every run.
+    """
+    try:
+        words = set(_PROCESSOR.read_text().split())
+    except OSError:
+        return None
+    if "AuthenticAMD" in words:
+        return torch.float32
+    return torch.bfloat16 if "amx_bf16" in words else None
+
 
 def narrow_linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Compute the layer's output, turning the product for a few rows of float32 on a CPU.
+    """Compute the layer's output, turning the product for a few rows on a CPU where that is faster.
 
     Equals ``F.linear`` to rounding (tests/nn/test_narrow.py).
 
@@ -36,7 +55,7 @@ def narrow_linear(layer: nn.Linear, x: Tensor) -> Tensor:
         (..., O) output, contiguous.
     """
     rows = x.numel() // x.shape[-1]
-    if rows not in _NARROW or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+    if rows not in _NARROW or x.dtype != turned_dtype() or x.device.type != "cpu" or torch.is_grad_enabled():
         return F.linear(x, layer.weight, layer.bias)
     x_NI = x.reshape(rows, x.shape[-1])
     y_NO = torch.mm(layer.weight, x_NI.t()).t().contiguous()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from safesignal.data.records import append_jsonl
 from safesignal.errors import SignalError, UsageError
+from safesignal.evals import bench
 from safesignal.evals.acceptance import AcceptanceConfig, run_acceptance, summarise
 from safesignal.evals.bench import BenchConfig, bench_decode
+from safesignal.modeling.decode import DecodeSettings, Step, decode
+from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.rows import Row
 from tests.invariants.harness import guarded
 
 
@@ -136,3 +142,20 @@ def test_the_benchmark_times_every_variant_in_every_cell() -> None:
     assert len(rows) == 12
     assert all(row.low <= row.milliseconds <= row.high and row.peak > 0 for row in rows)
     assert all(row.extra == 0 for row in rows if row.variant == "off")
+
+
+def test_the_benchmark_runs_every_check_of_a_schedule_whatever_the_signal_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A malicious query used to end the checks of an answer after eleven, and the rest was timed without any."""
+    model, written = guarded("llama"), []
+    with torch.no_grad():
+        model.forward_signal.adapter.head.proj.bias += torch.tensor([-4.0, 4.0])
+
+    def watched(forward: SignalForward, rows: Sequence[Row], settings: DecodeSettings) -> Iterator[Step]:
+        written.append(rows)
+        return decode(forward, rows, settings)
+
+    monkeypatch.setattr(bench, "decode", watched)
+    bench_decode(model, BenchConfig(batch_sizes=(1,), contexts=(8,), new_tokens=40, repeats=1))
+    checks = [len(rows[0].checks) for rows in written[1:]]
+    assert checks[0] == 0
+    assert checks[1] == checks[2] >= 40

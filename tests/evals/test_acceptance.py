@@ -148,7 +148,7 @@ def test_the_benchmark_runs_every_check_of_a_schedule_whatever_the_signal_says(m
     """A malicious query used to end the checks of an answer after eleven, and the rest was timed without any."""
     model, written = guarded("llama"), []
     with torch.no_grad():
-        model.forward_signal.adapter.head.proj.bias += torch.tensor([-4.0, 4.0])
+        model.forward_signal.adapter.head.proj.bias.copy_(torch.tensor([-4.0, 4.0]))
 
     def watched(forward: SignalForward, rows: Sequence[Row], settings: DecodeSettings) -> Iterator[Step]:
         written.append(rows)

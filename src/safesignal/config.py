@@ -76,6 +76,8 @@ class SignalConfig:
     """LoRA scale; the update is multiplied by alpha / rank."""
     targets: tuple[str, ...] = ()
     """Last names of the linear layers to gate; empty gates all but the key and value projections."""
+    reader_rank: int = 0
+    """Rank of a second LoRA, on every row, under which checks of the query read the prompt anew; 0: none does."""
     r1: int = 10
     """Generated tokens seen along with a malicious query (rule 1)."""
     r2: int = 10
@@ -95,6 +97,8 @@ class SignalConfig:
         if not self.position:
             object.__setattr__(self, "position", "first" if self.recipe == "joint" else "tracking")
         bounds = [("rank", self.rank >= 1, "at least 1"), ("alpha", self.alpha > 0, "above 0")]
+        most = 0 if self.recipe == "joint" else 4096
+        bounds += [("reader_rank", 0 <= self.reader_rank <= most, f"0 to {most} for `{self.recipe}`")]
         bounds += [("recipe", self.recipe in ("gated", "joint"), "`gated` or `joint`")]
         bounds += [("cls_spans", self.cls_spans in ("query", "inference"), "`query` or `inference`")]
         bounds += [("position", self.position in ("tracking", "first"), "`tracking` or `first`")]

@@ -10,11 +10,10 @@ from safesignal.modeling.model import SafeSignalModel
 from tests.support import tiny_model, tiny_tokenizer
 
 
-def make_model(seed: int = 0) -> SafeSignalModel:
+def make_model(seed: int = 0, reader_rank: int = 0) -> SafeSignalModel:
     """Build the same untrained model every time."""
-    return SafeSignalModel.from_base(
-        tiny_model("llama"), tokenizer=tiny_tokenizer(), config=SignalConfig(rank=4), seed=seed
-    )
+    signal = SignalConfig(rank=4, reader_rank=reader_rank)
+    return SafeSignalModel.from_base(tiny_model("llama"), tokenizer=tiny_tokenizer(), config=signal, seed=seed)
 
 
 def make_records(n: int = 40) -> list[Record]:

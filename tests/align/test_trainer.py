@@ -147,6 +147,39 @@ def test_a_run_goes_on_from_an_adapter_also_on_a_base_that_was_tuned_since(tmp_p
     assert SafeSignalModel.from_pretrained(tmp_path / "second", base=str(tmp_path / "tuned")).base_drift == ""
 
 
+def test_a_reader_is_added_to_an_adapter_and_trained_by_queries_alone(tmp_path: Path) -> None:
+    """Rows without answers leave what looks at answers as it was, bit for bit."""
+    first = saved(tmp_path, make_model())
+    config = replace(CONFIG, start=str(tmp_path / "adapter"))
+    recipe = GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=2))
+    bare = [replace(record, response=None, response_label="none") for record in make_records()]
+    examples, _ = encode_examples(recipe.model, bare, config)
+    run = Trainer(recipe, examples[:32], examples[32:], tmp_path / "run")
+    before = weights(run)
+    run.run(lambda _: None)
+    changed = {name for name, value in weights(run).items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("reader.")}
+    kept = {name: value for name, value in weights(run).items() if name not in changed}
+    assert kept.keys() == first.forward_signal.adapter.state_dict().keys()
+    recipe.model.trained_signal = True
+    recipe.model.save_pretrained(tmp_path / "second")
+    config = replace(config, start=str(tmp_path / "second"))
+    with pytest.raises(UsageError, match=r"reader_rank = 2.*asks for: 8"):
+        GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=8))
+
+
+def test_queries_teach_the_reader_and_answers_the_windows(tmp_path: Path) -> None:
+    model = make_model(reader_rank=4)
+    examples, _ = encode_examples(model, make_records(), CONFIG)
+    run = Trainer(GatedRecipe(model, replace(CONFIG, epochs=12)), examples[:32], examples[32:], tmp_path)
+    before = weights(run)
+    losses: list[float] = []
+    run.run(lambda at: losses.append(at.loss))
+    assert sum(losses[-6:]) < 0.6 * sum(losses[:6])
+    assert [name for name, value in weights(run).items() if torch.equal(value, before[name])] == []
+    assert run.history[-1]["prompt_auc"] == pytest.approx(1.0)
+
+
 def test_a_run_goes_on_from_nothing_of_another_kind(tmp_path: Path) -> None:
     first = saved(tmp_path, make_model())
     config = replace(CONFIG, start=str(tmp_path / "adapter"))

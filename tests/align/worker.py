@@ -36,8 +36,8 @@ class _CutError(Exception):
 
 
 def make_recipe(name: str, config: AlignConfig, *, shard: bool = False) -> Recipe:
-    if name == "gated":
-        return GatedRecipe(make_model(), config)
+    if name in ("gated", "reader"):
+        return GatedRecipe(make_model(reader_rank=4 if name == "reader" else 0), config)
     if name == "joint":
         signal = SignalConfig(recipe="joint", cls_spans="inference")
         model = SafeSignalModel.from_base(tiny_model("llama"), tokenizer=tiny_tokenizer(), config=signal)

@@ -12,8 +12,11 @@ from torch import Tensor
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, draw_checks
 from safesignal.modeling.cache import TextState
+from safesignal.modeling.chat import Encoded
+from safesignal.modeling.forward import Sight, SignalForward
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.stats import roc_auc
+from safesignal.types import Span
 
 __all__ = ["VALIDATION_EPOCH", "Metrics", "ReadTexts", "cls_loss", "metrics_of", "read_scores", "validate"]
 
@@ -58,23 +61,30 @@ class Metrics:
 def read_scores(
     model: SafeSignalModel, batch: Sequence[Example], config: AlignConfig, epoch: int, read_texts: ReadTexts
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run one batch: the text once without gradients, then its safety rows with them.
+    """Run one batch: the text once without gradients, then its safety rows, and what a reader reads anew, with them.
 
     Returns:
         Scores (N, 2), targets (N,) in {0, 1}, and whether each check is a query check (N,) bool; N checks in all.
     """
     forward = model.forward_signal
-    drawn = [draw_checks(example, model.config, config, epoch) for example in batch]
-    sights = [
-        [forward.sight(example.encoded.ranges(check.span)) for check in checks]
-        for example, checks in zip(batch, drawn, strict=True)
-    ]
-    scores_BK2 = forward.read(read_texts(batch), sights)
-    rows = [(b, k) for b, checks in enumerate(drawn) for k in range(len(checks))]
-    index = torch.tensor(rows, device=scores_BK2.device)
-    flat = [check for checks in drawn for check in checks]
-    targets = torch.tensor([int(check.malicious) for check in flat], device=scores_BK2.device)
-    return scores_BK2[index[:, 0], index[:, 1]], targets, torch.tensor([check.span.query for check in flat])
+    drawn = [(b, check) for b, e in enumerate(batch) for check in draw_checks(e, model.config, config, epoch)]
+    placed = [(b, check, _sight(forward, batch[b].encoded, check.span)) for b, check in drawn]
+    looking, anew = ([one for one in placed if bool(one[2].ids) is reread] for reread in (False, True))
+    parts = []
+    if looking:
+        rows = sorted({b for b, _, _ in looking})
+        sights = [[sight for b, _, sight in looking if b == row] for row in rows]
+        scores_BK2 = forward.read(read_texts([batch[row] for row in rows]), sights)
+        parts += [scores_K2[: len(own)] for scores_K2, own in zip(scores_BK2, sights, strict=True)]
+    if anew:
+        parts.append(forward.reread([sight for _, _, sight in anew]))
+    scores, checks = torch.cat(parts), [check for _, check, _ in (*looking, *anew)]
+    targets = torch.tensor([int(check.malicious) for check in checks], device=scores.device)
+    return scores, targets, torch.tensor([check.span.query for check in checks])
+
+
+def _sight(forward: SignalForward, encoded: Encoded, span: Span) -> Sight:
+    return forward.sight(encoded.ranges(span), query=encoded.query_ids(span))
 
 
 def cls_loss(scores: Tensor, targets: Tensor, config: AlignConfig) -> Tensor:

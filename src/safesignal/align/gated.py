@@ -1,5 +1,7 @@
 """The gated recipe (ours): one pass over the text without gradients, a few cheap safety rows with them.
 
+A signal with a reader has its query checks in whole forwards of their own, with gradients all through.
+
 Loss (paper: L_cls): cross-entropy of the head against the label, over queries and windows of answers. The base is
 frozen, so there is no language-model term to balance it with.
 """
@@ -12,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack
 
+import torch
 from torch import Tensor, nn
 
 from safesignal.align.config import AlignConfig
@@ -54,6 +57,7 @@ class GatedRecipe:
     def __init__(self, model: SafeSignalModel, config: AlignConfig) -> None:
         self.model = model
         self.config = config
+        self.uneven = bool(model.config.reader_rank)  # a step of bare requests has work for the reader alone
         self._started = model.fingerprint() if config.start else ""
         self.read_texts: ReadTexts = partial(read_texts, model.forward_signal)
         model.forward_signal.adapter.float().requires_grad_(True)
@@ -74,7 +78,12 @@ class GatedRecipe:
                 f"align.start = {config.start} holds a {own.config.recipe} adapter. Expected a gated one.",
                 hint="`--recipe joint` goes on from a run of `--recipe pretrain`",
             )
-        own.config = _settled(own.config, signal)
+        wanted = _settled(own.config, signal)
+        if wanted.reader_rank and not own.config.reader_rank:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                own.forward_signal.add_reader(wanted)
+        own.config = wanted
         # What is trained now belongs to the base at hand.
         own.base_drift, own.trained_for = "", None
         return cls(own, config)
@@ -148,6 +157,7 @@ def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:
     if asked == SignalConfig():
         return started
     differing = [name for name in _BUILT if getattr(started, name) != getattr(asked, name)]
+    differing += ["reader_rank"] if started.reader_rank not in (0, asked.reader_rank) else []
     if differing:
         found = ", ".join(f"{name} = {getattr(started, name)}" for name in differing)
         raise UsageError(

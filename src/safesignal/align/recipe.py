@@ -84,10 +84,12 @@ class Recipe(Protocol):
     Attributes:
         config: Settings of the run.
         weights: The weight λ of each term, by its name; the names are those of `counts` and of the module's sums.
+        uneven: Whether a step's rows may leave some parameters without a gradient.
     """
 
     config: AlignConfig
     weights: Mapping[str, float]
+    uneven: bool
 
     @classmethod
     def from_base(cls, model: str, config: AlignConfig, signal: SignalConfig, **how: Unpack[Loading]) -> Self:

@@ -65,6 +65,7 @@ class SftRecipe:
     """
 
     weights: Mapping[str, float] = {"lm": 1.0}
+    uneven = False
 
     def __init__(
         self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: AlignConfig, name: str = ""

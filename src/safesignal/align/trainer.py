@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor
 
 from safesignal.align.examples import Example
@@ -122,7 +122,8 @@ class Trainer:
         except OSError as error:
             raise UsageError(f"`{self.folder}` cannot be written: {error.strerror}.") from error
         self.config = self.recipe.config
-        self.accelerator = Accelerator()
+        parallel = DistributedDataParallelKwargs(find_unused_parameters=self.recipe.uneven)
+        self.accelerator = Accelerator(kwargs_handlers=[parallel])
         self.processes = self.accelerator.num_processes
         self.rows = self.config.batch_size * self.config.accumulation * self.processes
         module = self.recipe.module().to(self.accelerator.device)

@@ -89,6 +89,10 @@ class Encoded:
         answer = [(origin + span.start, origin + span.end)]
         return self.query_ranges() + answer if span.query else answer
 
+    def query_ids(self, span: Span) -> tuple[int, ...]:
+        """Return the text's ids where a span is the query alone, which an adapter may read anew; else none."""
+        return self.ids[: self.text] if span == Span(query=True) else ()
+
     def _ranges(self, role: Role) -> list[tuple[int, int]]:
         inside = [False, *(own is role for own in self.roles), False]
         edges = [i for i, (before, after) in enumerate(pairwise(inside)) if before != after]

@@ -4,6 +4,9 @@ Rows `[x_t, CLS, ...]` share a forward, a mask lets each [CLS] row see its span,
 only. Asked for separately, text goes through the base model exactly as transformers would send it, and the [CLS] rows
 follow in a pass of their own.
 
+Where the adapter has a reader, a check of the query alone reads the prompt anew, in a forward of its own whose rows
+are all the signal's; nothing of it stays.
+
 In the joint recipe answer tokens see the signal: each sees one check, the latest that was complete before it. The
 latest check of a forward is kept with the row (`modeling/cache.py`) and shown to the text of later ones.
 
@@ -21,20 +24,18 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, PreTrainedModel
 
 from safesignal.config import SignalConfig
 from safesignal.errors import SignalError, SignalMaskError, UsageError
+from safesignal.modeling.adapter import Adapter
 from safesignal.modeling.cache import TextCache, TextState
-from safesignal.modeling.families import describe, linear_shape, unsupported
+from safesignal.modeling.families import describe, unsupported
 from safesignal.nn.attention import grouped_attention
-from safesignal.nn.gate import GatedLoRA, SignalGate
-from safesignal.nn.head import SignalHead
 from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask
 from safesignal.nn.narrow import NarrowProducts
 
-__all__ = ["Adapter", "Sight", "SignalForward"]
+__all__ = ["Sight", "SignalForward"]
 
 _GROUPED = "safesignal_grouped"
 _LONGEST_FUSED = 256
@@ -71,26 +72,13 @@ class Sight:
         ranges: The (start, end) positions it sees.
         position: Its own position id.
         since: The first text position that sees it; -1: nobody does.
+        ids: The text it reads anew; empty: it looks at what the base has read.
     """
 
     ranges: tuple[tuple[int, int], ...]
     position: int
     since: int = -1
-
-
-class Adapter(nn.Module):
-    """Everything that is trained and saved: the [CLS] embedding, the gated LoRA and the head."""
-
-    def __init__(self, config: SignalConfig, linears: dict[str, nn.Module], hidden_size: int, gate: SignalGate) -> None:
-        super().__init__()
-        self.cls_D = nn.Parameter(torch.randn(hidden_size) * 0.02)
-        self.head = SignalHead(hidden_size)
-        self.lora = nn.ModuleDict()
-        self.handles: list[RemovableHandle] = []
-        for name, layer in linears.items():
-            lora = GatedLoRA(gate, *linear_shape(layer), rank=config.rank, alpha=config.alpha)
-            self.lora[name.replace(".", "/")] = lora
-            self.handles.append(layer.register_forward_hook(lora.hook))
+    ids: tuple[int, ...] = ()
 
 
 class SignalForward(nn.Module):
@@ -100,9 +88,9 @@ class SignalForward(nn.Module):
         super().__init__()
         self.stack = describe(base)
         self.config = config
-        self.gate = SignalGate()
         self.base = base.eval().requires_grad_(False)
-        self.adapter = Adapter(config, self._targets(), self.stack.hidden_size, self.gate).to(base.device)
+        self.adapter = Adapter(config, self._targets(), self.stack.hidden_size).to(base.device)
+        self.gate = self.adapter.gate
         self._configs: dict[int, Any] = {
             id(module.config): module.config for module in self.stack.decoder.modules() if hasattr(module, "config")
         }
@@ -124,8 +112,12 @@ class SignalForward(nn.Module):
 
     def remove(self) -> None:
         """Take every hook off the base model again; this object is of no use afterwards."""
-        for handle in self.adapter.handles:
-            handle.remove()
+        self.adapter.remove()
+
+    def add_reader(self, config: SignalConfig) -> None:
+        """Let queries be read anew from now on, by a reader that is not trained yet; `config` gives its rank."""
+        self.config = config
+        self.adapter.add_reader(config, self._targets())
 
     def new_state(self, rows: int) -> TextState:
         """Start with `rows` empty sequences."""
@@ -136,18 +128,20 @@ class SignalForward(nn.Module):
         """Whether text may see the signal (the paper's recipe); in the gated one it never does."""
         return self.config.recipe == "joint"
 
-    def sight(self, ranges: Sequence[tuple[int, int]], since: int | None = None) -> Sight:
+    def sight(self, ranges: Sequence[tuple[int, int]], since: int | None = None, query: Sequence[int] = ()) -> Sight:
         """Place a safety row over the token positions it may see.
 
         Args:
             ranges: (start, end) positions.
             since: First text position that sees it in turn; None: nobody does, as always in the gated recipe.
+            query: Ids of the text, of a check of the query alone: an adapter with a reader reads it anew.
         """
         ranges = tuple((start, end) for start, end in ranges if end > start)
         if not ranges:
             raise SignalError("a check has no token to look at. Expected at least one position in its span.")
         seen = -1 if since is None or not self.joint else since
-        return Sight(ranges, ranges[-1][1] if self.config.position == "tracking" else 0, seen)
+        position = ranges[-1][1] if self.config.position == "tracking" else 0
+        return Sight(ranges, position, seen, tuple(query[: ranges[-1][1]]) if self.adapter.reader is not None else ())
 
     @torch.no_grad()
     def feed(
@@ -170,6 +164,21 @@ class SignalForward(nn.Module):
         Returns:
             The (B, V) scores after each row's last token (None without any token), and each row's signals.
         """
+        scores_BV, signals = self._feed(state, tokens, [_looking(own) for own in sights], fused=fused)
+        anew = [sight for own in sights for sight in own if sight.ids]
+        if not anew:
+            return scores_BV, signals
+        assert self.adapter.reader is not None
+        read = iter(self.adapter.reader.head(self._read_anew(anew)[:, None])[:, 0].tolist())
+        looked = [iter(row) for row in signals]
+        return scores_BV, [
+            [next(read if sight.ids else rest) for sight in own] for own, rest in zip(sights, looked, strict=True)
+        ]
+
+    def _feed(
+        self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool
+    ) -> tuple[Tensor | None, list[list[float]]]:
+        """Feed text and run the checks that look at what the base has read."""
         fed, new, checks = [len(row) for row in tokens], max(map(len, tokens)), max(map(len, sights))
         fused = fused and new <= _LONGEST_FUSED
         self._check_lengths(state, fed)
@@ -201,6 +210,12 @@ class SignalForward(nn.Module):
         scores: Tensor = self.adapter.head.logits(self._safety_pass(state, keys_BC, sights))
         return scores
 
+    def reread(self, sights: Sequence[Sight]) -> Tensor:
+        """Return the (N, 2) class scores of query checks that read their prompts anew; gradients where recorded."""
+        assert self.adapter.reader is not None
+        scores: Tensor = self.adapter.reader.head.logits(self._read_anew(sights)[:, None])[:, 0]
+        return scores
+
     def train_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]]) -> Tensor:
         """Run texts and their checks in one forward with gradients through both, as joint training does.
 
@@ -211,20 +226,14 @@ class SignalForward(nn.Module):
         Returns:
             (B, T + K, D) last hidden states: text in the last columns of the first T, then the checks.
         """
-        state, fed = self.new_state(len(tokens)), [len(row) for row in tokens]
-        self._check_lengths(state, fed)
-        embeds_BTD = self.base.get_input_embeddings()(right_aligned(tokens, max(fed), 0).to(self.base.device))
-        arguments = self._arguments(state, state.key_positions(fed, max(fed), stored=False), embeds_BTD, sights)
-        # The stack's own attention, not the switched one: activation checkpointing runs it again after this call.
-        arguments |= {"use_cache": False, self.stack.cache_argument: None}
         with self._lock:
-            hidden_BQD: Tensor = self.stack.decoder(**arguments).last_hidden_state
-        return hidden_BQD
+            return self._whole_pass(tokens, sights, self.adapter.cls_D)
 
     @torch.no_grad()
     def _try_out(self) -> None:
         """Run a check beside two tokens, so that a stack that cannot carry one is refused now and not later."""
-        family, tokens, sights = str(self.base.config.model_type), [[0, 1]], [[self.sight([(0, 2)])]]
+        family, tokens = str(self.base.config.model_type), [[0, 1]]
+        sights = [[self.sight([(0, 2)]), *([self.sight([(0, 2)], query=[0, 1])] if self.adapter.reader else [])]]
         try:
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
             fused_BV, _ = self.feed(self.new_state(1), tokens, sights)
@@ -280,6 +289,26 @@ class SignalForward(nn.Module):
             logits = self.base(logits_to_keep=last_columns(new, 1).to(device), **arguments).logits
             return logits[:, -1], self._taken_hidden()[:, new:]
 
+    def _read_anew(self, sights: Sequence[Sight]) -> Tensor:
+        """Read prompts under the reader's weights on every row: the (N, D) hidden state of the [CLS] behind each."""
+        reader, tokens = self.adapter.reader, [sight.ids for sight in sights]
+        assert reader is not None
+        width = max(map(len, tokens)) + 1
+        with self._lock, reader.gate.open(width, width):
+            return self._whole_pass(tokens, [[sight] for sight in sights], reader.cls_D)[:, -1]
+
+    def _whole_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], cls_D: Tensor) -> Tensor:
+        """Run whole texts and their checks in one forward that leaves no cache: (B, T + K, D) last hidden states."""
+        state, fed = self.new_state(len(tokens)), [len(row) for row in tokens]
+        self._check_lengths(state, fed)
+        embeds_BTD = self.base.get_input_embeddings()(right_aligned(tokens, max(fed), 0).to(self.base.device))
+        keys_BC = state.key_positions(fed, max(fed), stored=False)
+        arguments = self._arguments(state, keys_BC, embeds_BTD, sights, cls_D)
+        # The stack's own attention, not the switched one: activation checkpointing runs it again after this call.
+        arguments |= {"use_cache": False, self.stack.cache_argument: None}
+        hidden_BQD: Tensor = self.stack.decoder(**arguments).last_hidden_state
+        return hidden_BQD
+
     def _safety_pass(self, state: TextState, keys_BC: Tensor, sights: Sequence[Sequence[Sight]]) -> Tensor:
         """Run safety rows alone over text the cache holds: their (B, K, D) hidden states."""
         nothing_B0D = self.adapter.cls_D.new_zeros(len(sights), 0, self.stack.hidden_size, dtype=self.base.dtype)
@@ -290,13 +319,18 @@ class SignalForward(nn.Module):
             return self._taken_hidden()
 
     def _arguments(
-        self, state: TextState, keys_BC: Tensor, embeds_BTD: Tensor, sights: Sequence[Sequence[Sight]]
+        self,
+        state: TextState,
+        keys_BC: Tensor,
+        embeds_BTD: Tensor,
+        sights: Sequence[Sequence[Sight]],
+        cls_D: Tensor | None = None,
     ) -> dict[str, Any]:
         """Assemble a forward of T text rows (the last T columns of `keys_BC`) and K safety rows."""
         rows, new, checks = len(sights), embeds_BTD.shape[1], max(map(len, sights))
         text_BT = keys_BC[:, keys_BC.shape[1] - new :]
         own_BK = torch.tensor([[s.position for s in row] + [0] * (checks - len(row)) for row in sights])
-        cls_BKD = self.adapter.cls_D.to(embeds_BTD.dtype).expand(rows, checks, -1)
+        cls_BKD = (self.adapter.cls_D if cls_D is None else cls_D).to(embeds_BTD.dtype).expand(rows, checks, -1)
         positions = torch.cat([text_BT.clamp(min=0), own_BK.view(rows, checks).long()], dim=1)
         return {
             "inputs_embeds": torch.cat([embeds_BTD, cls_BKD], dim=1),
@@ -368,6 +402,11 @@ class SignalForward(nn.Module):
             f"the text has {tokens} tokens. Expected at most {most} for this model{why}.",
             hint="shorten the prompt or lower `--max_new_tokens`",
         )
+
+
+def _looking(sights: Sequence[Sight]) -> list[Sight]:
+    """Return the checks that look at what the base has read."""
+    return [sight for sight in sights if not sight.ids]
 
 
 def _visible(keys_BC: Tensor, sights: Sequence[Sequence[Sight]], checks: int) -> Tensor:

@@ -138,7 +138,10 @@ class _Texts:
         """Learn the signals of spans, per row."""
         if self._state is None:
             self._state = self._fed()
-        sights = [[self.forward.sight(row.ranges(s)) for s in own] for row, own in zip(self.rows, wanted, strict=True)]
+        sights = [
+            [self.forward.sight(row.ranges(s), query=row.encoded.query_ids(s)) for s in own]
+            for row, own in zip(self.rows, wanted, strict=True)
+        ]
         found = self.forward.feed(self._state, [[] for _ in self.rows], sights)[1]
         for known, spans, signals in zip(self._known, wanted, found, strict=True):
             known.update(zip(spans, signals, strict=True))

@@ -1,0 +1,156 @@
+"""A reader reads a query as a base with its weights merged would, and leaves text and windows alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from safesignal.config import SignalConfig
+from safesignal.errors import AdapterError, SignalError, UsageError
+from safesignal.modeling.model import SafeSignalModel
+from safesignal.nn.gate import GatedLoRA
+from safesignal.rules import EVERY, Policy
+from safesignal.types import CheckKind
+from tests.invariants.harness import NEVER_AT_ALL, PROMPTS, encoded, oracle_signal, run
+from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
+
+
+def reading(family: Family = "llama", *, reader_rank: int = 4, position: str = "tracking") -> SafeSignalModel:
+    """Build a tiny model whose checks and whose reader have random weights of their own."""
+    model = SafeSignalModel.from_base(
+        tiny_model(family),
+        tokenizer=tiny_tokenizer(),
+        config=SignalConfig(rank=4, reader_rank=reader_rank, position=position),  # type: ignore[arg-type]
+    )
+    adapter = model.forward_signal.adapter
+    randomise_(adapter, std=0.2)
+    adapter.requires_grad_(False)
+    model.trained_signal = True
+    return model
+
+
+def query_signals(model: SafeSignalModel, prompts: list[str]) -> list[float]:
+    return [score.prompt_signal for score in model.score(prompts)]
+
+
+@torch.no_grad()
+def by_merging(model: SafeSignalModel, prompt: str) -> float:
+    """Read the query with a base whose weights have the reader's LoRA added, and the reader's [CLS] and head."""
+    reader, stack = model.forward_signal.adapter.reader, model.forward_signal.stack
+    assert reader is not None
+    one, adapter = model.encode_one(prompt), model.forward_signal.adapter
+    changed: list[tuple[Tensor, Tensor]] = []
+
+    def put(old: Tensor, new: Tensor) -> None:
+        changed.append((old, old.clone()))
+        old.copy_(new)
+
+    try:
+        for name, layer in stack.linears.items():
+            lora = reader.lora[name.replace(".", "/")]
+            assert isinstance(lora, GatedLoRA)
+            delta_OI, weight = lora.scale * lora.up_OR @ lora.down_RI, layer.weight
+            assert isinstance(weight, Tensor)
+            put(weight, weight + (delta_OI if isinstance(layer, nn.Linear) else delta_OI.t()))
+        for own in adapter.lora.values():
+            assert isinstance(own, GatedLoRA)
+            put(own.up_OR, torch.zeros_like(own.up_OR))
+        put(adapter.cls_D, reader.cls_D)
+        put(adapter.head.proj.weight, reader.head.proj.weight)
+        put(adapter.head.proj.bias, reader.head.proj.bias)
+        return oracle_signal(model, one.ids[: one.query_ranges()[-1][1]], one.query_ranges())
+    finally:
+        for tensor, value in changed:
+            tensor.copy_(value)
+
+
+@pytest.mark.parametrize("position", ["tracking", "first"])
+def test_a_query_is_read_as_by_a_base_with_the_weights_merged(family: Family, position: str) -> None:
+    model = reading(family, position=position)
+    assert query_signals(model, PROMPTS[1:2])[0] == pytest.approx(by_merging(model, PROMPTS[1]), abs=1e-4)
+
+
+def test_a_batch_reads_what_each_row_alone_reads(family: Family) -> None:
+    model = reading(family)
+    together = query_signals(model, PROMPTS[:3])
+    alone = [query_signals(model, [prompt])[0] for prompt in PROMPTS[:3]]
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert max(together) - min(together) > 1e-3, "the rows read alike, so nothing was compared"
+
+
+@pytest.mark.parametrize("checks", ["fused", "separate"])
+def test_generation_reads_what_score_reads_and_writes_what_the_base_writes(family: Family, checks: str) -> None:
+    model = reading(family)
+    bare = run(model, encoded(model, PROMPTS[:3]), signal=False, schedule=EVERY, new=12)[0]
+    answers, _ = run(model, encoded(model, PROMPTS[:3]), checks=checks, schedule=EVERY, new=12)  # type: ignore[arg-type]
+    expected = query_signals(model, PROMPTS[:3])
+    for answer, base, signal in zip(answers, bare, expected, strict=True):
+        assert answer.checks[0].kind is CheckKind.QUERY
+        assert answer.checks[0].signal == pytest.approx(signal, abs=1e-4)
+        assert len(answer.checks) > 12
+        if checks == "separate":
+            assert answer.ids == base.ids
+
+
+def test_windows_are_those_of_the_same_adapter_without_a_reader() -> None:
+    """Queries differ, and what looks at the answer, alone or with the query (rule 1), does not."""
+    model, plain = reading(), reading(reader_rank=0)
+    weights = model.forward_signal.adapter.state_dict()
+    own = {name: value for name, value in weights.items() if not name.startswith("reader.")}
+    plain.forward_signal.adapter.load_state_dict(own)
+    for policy in (NEVER_AT_ALL, Policy(dependence="low", threshold=0.0, window_threshold=1.0)):
+        scores = [
+            m.score(PROMPTS[1], "an answer with several words", policy=policy, schedule=EVERY)[0]
+            for m in (model, plain)
+        ]
+        assert scores[0].prompt_signal != pytest.approx(scores[1].prompt_signal, abs=1e-3)
+        assert scores[0].response_signals == pytest.approx(scores[1].response_signals, abs=1e-6)
+        assert [check.span for check in scores[0].checks] == [check.span for check in scores[1].checks]
+
+
+def test_a_reader_that_gives_no_number_is_an_error() -> None:
+    model = reading()
+    reader = model.forward_signal.adapter.reader
+    assert reader is not None
+    reader.head.proj.bias.data.fill_(float("nan"))
+    with pytest.raises(SignalError, match="not a number"):
+        model.score(PROMPTS[:1])
+    with pytest.raises(SignalError, match="not a number"):
+        run(model, encoded(model, PROMPTS[:1]), schedule=EVERY, new=2)
+
+
+def test_it_is_saved_and_loaded_and_part_of_what_tells_adapters_apart(tmp_path: Path) -> None:
+    model = reading()
+    model.base.save_pretrained(tmp_path / "base")
+    model.tokenizer.save_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "adapter")
+    found = SafeSignalModel.from_pretrained(tmp_path / "adapter", base=str(tmp_path / "base"))
+    assert found.config.reader_rank == 4
+    assert found.fingerprint() == model.fingerprint()
+    assert query_signals(found, PROMPTS[:2]) == pytest.approx(query_signals(model, PROMPTS[:2]), abs=5e-3)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"reader_rank": 4', '"reader_rank": 0'))
+    with pytest.raises(AdapterError, match="unknown ones"):
+        SafeSignalModel.from_pretrained(tmp_path / "adapter", base=str(tmp_path / "base"))
+    before = model.fingerprint()
+    reader = model.forward_signal.adapter.reader
+    assert reader is not None
+    reader.cls_D.data += 1
+    assert model.fingerprint() != before
+
+
+def test_no_hook_of_it_stays_on_a_base_that_is_given_back() -> None:
+    model = reading()
+    layer = next(iter(model.forward_signal.stack.linears.values()))
+    assert len(layer._forward_hooks) == 2
+    model.forward_signal.remove()
+    assert not layer._forward_hooks
+
+
+@pytest.mark.parametrize("settings", [{"recipe": "joint", "reader_rank": 4}, {"reader_rank": -1}])
+def test_a_rank_out_of_range_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"signal\.reader_rank = "):
+        SignalConfig(**settings)  # type: ignore[arg-type]

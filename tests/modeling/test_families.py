@@ -43,9 +43,9 @@ def test_what_is_read_from_each_family(family: Family) -> None:
     assert stack.backend == model.config._attn_implementation
     assert stack.backend == "sdpa" or family == "gemma2"
     assert (16 in stack.windows.values()) is (family in SLIDING_FAMILIES)
-    inside = {name.split(".")[-1] for name in stack.linears}
+    inside = {name.split(".")[-1] for name in stack.gateable}
     assert not inside & {"k_proj", "v_proj", "lm_head", "embed_out"}
-    assert len(stack.linears) % 3 == 0
+    assert len(stack.gateable) % 3 == 0
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

@@ -92,6 +92,8 @@ class AlignConfig:
     """Moves the targets this far from 0 and 1, in [0, 0.5)."""
     checks_per_row: int = 6
     """Safety rows drawn per sequence: the query, and windows of the answer."""
+    windows: bool = True
+    """`gated`: learn checks of answers too; off trains queries alone, each prompt once, and leaves answers unread."""
     wide_share: float = 0.15
     """Share of windows that reach further back than r2, as after a false alarm."""
     around_share: float = 0.15

@@ -72,8 +72,9 @@ def encode_examples(
         The examples, and how many rows were left out as too long or without any label.
     """
     examples, left_out = [], 0
-    for record in records:
-        prompt, response = record.prompt_is_malicious, record.response_is_malicious
+    rows = records if config.windows else {record.messages: record for record in records}.values()
+    for record in rows:
+        prompt, response = record.prompt_is_malicious, record.response_is_malicious if config.windows else None
         answer = record.prefill + (record.response or "") if response is not None else ""
         if prompt is None and not answer:
             left_out += 1

@@ -51,8 +51,6 @@ class Adapter(Signal):
     def __init__(self, config: SignalConfig, linears: Mapping[str, nn.Module], hidden_size: int) -> None:
         super().__init__(linears, hidden_size, config.rank, config.alpha)
         self.reader: Signal | None = None
-        if config.reader_rank:
-            self.add_reader(config, linears)
 
     def add_reader(self, config: SignalConfig, linears: Mapping[str, nn.Module]) -> None:
         """Give it an untrained reader, at the scale of the checks' own LoRA."""

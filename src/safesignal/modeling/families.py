@@ -32,7 +32,7 @@ class Stack:
     Attributes:
         decoder: The module that returns the last hidden state.
         layers: Its decoder layers.
-        linears: Gateable linear layers by their path below the decoder.
+        linears: The layers' linear layers by their path below the decoder.
         hidden_size: D.
         windows: Sliding window by attention kind; None for full attention. One entry: one mask serves all layers.
         max_length: Most text tokens that fit, one position being reserved for a tracking [CLS].
@@ -51,6 +51,11 @@ class Stack:
     cache_argument: str
     reserved: str = ""
 
+    @property
+    def gateable(self) -> dict[str, nn.Module]:
+        """Linear layers worth a delta on safety rows alone: nobody attends to those, so not keys and values."""
+        return {n: module for n, module in self.linears.items() if n.split(".")[-1] not in _KEY_VALUE_ONLY}
+
 
 def describe(base: PreTrainedModel) -> Stack:
     """Find the decoder stack of a causal LM.
@@ -66,7 +71,7 @@ def describe(base: PreTrainedModel) -> Stack:
     if not base._supports_attention_backend:
         # Older code with its own attention may add a bool mask to the scores, or hide columns behind our back.
         raise unsupported(family, "its attention cannot be exchanged through transformers' AttentionInterface")
-    linears = _gateable(decoder, layers)
+    linears = _linears(decoder, layers)
     if not linears:
         raise unsupported(family, "its decoder layers hold no linear layer that a LoRA can be added to")
     max_length, reserved = _max_length(config)
@@ -112,15 +117,12 @@ def _refuse_experts(config: Any, family: str) -> None:
             raise unsupported(family, f"it routes tokens to experts (`{name}` = {getattr(config, name)})")
 
 
-def _gateable(decoder: nn.Module, layers: nn.ModuleList) -> dict[str, nn.Module]:
-    # Nobody attends to a safety row, so a delta on its keys and values alone could only reach itself: left out.
+def _linears(decoder: nn.Module, layers: nn.ModuleList) -> dict[str, nn.Module]:
     inside = {id(module) for module in layers.modules()}
     return {
         name: module
         for name, module in decoder.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and id(module) in inside
-        and name.split(".")[-1] not in _KEY_VALUE_ONLY
+        if isinstance(module, nn.Linear | Conv1D) and id(module) in inside
     }
 
 

@@ -90,6 +90,8 @@ class SignalForward(nn.Module):
         self.config = config
         self.base = base.eval().requires_grad_(False)
         self.adapter = Adapter(config, self._targets(), self.stack.hidden_size).to(base.device)
+        if config.reader_rank:
+            self.add_reader(config)
         self.gate = self.adapter.gate
         self._configs: dict[int, Any] = {
             id(module.config): module.config for module in self.stack.decoder.modules() if hasattr(module, "config")
@@ -117,7 +119,7 @@ class SignalForward(nn.Module):
     def add_reader(self, config: SignalConfig) -> None:
         """Let queries be read anew from now on, by a reader that is not trained yet; `config` gives its rank."""
         self.config = config
-        self.adapter.add_reader(config, self._targets())
+        self.adapter.add_reader(config, self.stack.linears)
 
     def new_state(self, rows: int) -> TextState:
         """Start with `rows` empty sequences."""
@@ -250,10 +252,10 @@ class SignalForward(nn.Module):
         if self.joint:
             return {}  # [CLS] runs through the tuned model's own weights
         if not self.config.targets:
-            return self.stack.linears
-        chosen = {n: m for n, m in self.stack.linears.items() if n.split(".")[-1] in self.config.targets}
+            return self.stack.gateable
+        chosen = {n: m for n, m in self.stack.gateable.items() if n.split(".")[-1] in self.config.targets}
         if not chosen:
-            known = sorted({name.split(".")[-1] for name in self.stack.linears})
+            known = sorted({name.split(".")[-1] for name in self.stack.gateable})
             raise UsageError(
                 f"signal.targets = {self.config.targets} match no layer. Expected some of {', '.join(known)}."
             )

@@ -10,18 +10,27 @@ import torch
 from torch import Tensor
 
 from safesignal.align.config import AlignConfig
-from safesignal.align.examples import Example, draw_checks
+from safesignal.align.examples import Example, Labelled, draw_checks
 from safesignal.modeling.cache import TextState
-from safesignal.modeling.chat import Encoded
-from safesignal.modeling.forward import Sight, SignalForward
+from safesignal.modeling.forward import Sight
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.stats import roc_auc
-from safesignal.types import Span
 
-__all__ = ["VALIDATION_EPOCH", "Metrics", "ReadTexts", "cls_loss", "metrics_of", "read_scores", "validate"]
+__all__ = [
+    "VALIDATION_EPOCH",
+    "Metrics",
+    "ReadTexts",
+    "cls_loss",
+    "metrics_of",
+    "place_checks",
+    "read_scores",
+    "validate",
+]
 
 ReadTexts = Callable[[Sequence[Example]], TextState]
 """Lets the base model read the texts of a batch, or finds what it made of them (`align/text_store.py`)."""
+Placed = tuple[int, Labelled, Sight]
+"""A check to train: its row in the batch, its label, and where it looks."""
 VALIDATION_EPOCH = -1
 """Validation spans are drawn once and for all, with a key no training epoch has."""
 
@@ -67,9 +76,7 @@ def read_scores(
         Scores (N, 2), targets (N,) in {0, 1}, and whether each check is a query check (N,) bool; N checks in all.
     """
     forward = model.forward_signal
-    drawn = [(b, check) for b, e in enumerate(batch) for check in draw_checks(e, model.config, config, epoch)]
-    placed = [(b, check, _sight(forward, batch[b].encoded, check.span)) for b, check in drawn]
-    looking, anew = ([one for one in placed if bool(one[2].ids) is reread] for reread in (False, True))
+    looking, anew = place_checks(model, batch, config, epoch)
     parts = []
     if looking:
         rows = sorted({b for b, _, _ in looking})
@@ -83,8 +90,20 @@ def read_scores(
     return scores, targets, torch.tensor([check.span.query for check in checks])
 
 
-def _sight(forward: SignalForward, encoded: Encoded, span: Span) -> Sight:
-    return forward.sight(encoded.ranges(span), query=encoded.query_ids(span))
+def place_checks(
+    model: SafeSignalModel, batch: Sequence[Example], config: AlignConfig, epoch: int
+) -> tuple[list[Placed], list[Placed]]:
+    """Draw a batch's checks: those that look at what the base has read, and those that a reader reads anew.
+
+    A query is read in both ways, each with a loss of its own; where windows are not trained, anew alone.
+    """
+    placed = [
+        (b, check, model.forward_signal.sight(own.ranges(check.span), query=own.query_ids(check.span)))
+        for b, (example, own) in enumerate((example, example.encoded) for example in batch)
+        for check in draw_checks(example, model.config, config, epoch)
+    ]
+    anew = [one for one in placed if one[2].ids]
+    return (placed if config.windows or not anew else []), anew
 
 
 def cls_loss(scores: Tensor, targets: Tensor, config: AlignConfig) -> Tensor:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from safesignal.align.config import AlignConfig
-from safesignal.align.evaluate import Metrics, ReadTexts, cls_loss, read_scores, validate
-from safesignal.align.examples import Example, batches, draw_checks, encode_examples
+from safesignal.align.evaluate import Metrics, ReadTexts, cls_loss, place_checks, read_scores, validate
+from safesignal.align.examples import Example, batches, encode_examples
 from safesignal.align.parallel import put_back
 from safesignal.align.recipe import Finished, Loading, Rows
 from safesignal.align.text_store import TextStore, read_texts
@@ -109,8 +109,8 @@ class GatedRecipe:
         return batches(examples, rows, self.config.seed, epoch)
 
     def counts(self, batch: Sequence[Example], epoch: int) -> dict[str, int]:
-        """Count the safety rows that are drawn."""
-        return {"cls": sum(len(draw_checks(example, self.model.config, self.config, epoch)) for example in batch)}
+        """Count the safety rows that are drawn, and what a reader reads anew."""
+        return {"cls": sum(map(len, place_checks(self.model, batch, self.config, epoch)))}
 
     def module(self) -> nn.Module:
         """Return the summed loss of one batch as a module."""

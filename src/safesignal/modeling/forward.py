@@ -4,8 +4,8 @@ Rows `[x_t, CLS, ...]` share a forward, a mask lets each [CLS] row see its span,
 only. Asked for separately, text goes through the base model exactly as transformers would send it, and the [CLS] rows
 follow in a pass of their own.
 
-Where the adapter has a reader, a check of the query alone reads the prompt anew, in a forward of its own whose rows
-are all the signal's; nothing of it stays.
+Where the adapter has a reader, a check of the query alone also reads the prompt anew, in a forward of its own whose
+rows are all the signal's; nothing of it stays, and the two readings count by the mean of their log-odds.
 
 In the joint recipe answer tokens see the signal: each sees one check, the latest that was complete before it. The
 latest check of a forward is kept with the row (`modeling/cache.py`) and shown to the text of later ones.
@@ -32,6 +32,7 @@ from safesignal.modeling.adapter import Adapter
 from safesignal.modeling.cache import TextCache, TextState
 from safesignal.modeling.families import describe, unsupported
 from safesignal.nn.attention import grouped_attention
+from safesignal.nn.head import mean_log_odds
 from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask
 from safesignal.nn.narrow import NarrowProducts
 
@@ -72,7 +73,7 @@ class Sight:
         ranges: The (start, end) positions it sees.
         position: Its own position id.
         since: The first text position that sees it; -1: nobody does.
-        ids: The text it reads anew; empty: it looks at what the base has read.
+        ids: The text it reads anew besides; empty: it only looks at what the base has read.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -136,7 +137,7 @@ class SignalForward(nn.Module):
         Args:
             ranges: (start, end) positions.
             since: First text position that sees it in turn; None: nobody does, as always in the gated recipe.
-            query: Ids of the text, of a check of the query alone: an adapter with a reader reads it anew.
+            query: Ids of the text, of a check of the query alone: an adapter with a reader also reads it anew.
         """
         ranges = tuple((start, end) for start, end in ranges if end > start)
         if not ranges:
@@ -166,21 +167,21 @@ class SignalForward(nn.Module):
         Returns:
             The (B, V) scores after each row's last token (None without any token), and each row's signals.
         """
-        scores_BV, signals = self._feed(state, tokens, [_looking(own) for own in sights], fused=fused)
+        scores_BV, signals = self._feed(state, tokens, sights, fused=fused)
         anew = [sight for own in sights for sight in own if sight.ids]
         if not anew:
             return scores_BV, signals
         assert self.adapter.reader is not None
         read = iter(self.adapter.reader.head(self._read_anew(anew)[:, None])[:, 0].tolist())
-        looked = [iter(row) for row in signals]
         return scores_BV, [
-            [next(read if sight.ids else rest) for sight in own] for own, rest in zip(sights, looked, strict=True)
+            [mean_log_odds(signal, next(read)) if sight.ids else signal for sight, signal in zip(own, row, strict=True)]
+            for own, row in zip(sights, signals, strict=True)
         ]
 
     def _feed(
         self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool
     ) -> tuple[Tensor | None, list[list[float]]]:
-        """Feed text and run the checks that look at what the base has read."""
+        """Feed text and let all checks look at what the base has read."""
         fed, new, checks = [len(row) for row in tokens], max(map(len, tokens)), max(map(len, sights))
         fused = fused and new <= _LONGEST_FUSED
         self._check_lengths(state, fed)
@@ -404,11 +405,6 @@ class SignalForward(nn.Module):
             f"the text has {tokens} tokens. Expected at most {most} for this model{why}.",
             hint="shorten the prompt or lower `--max_new_tokens`",
         )
-
-
-def _looking(sights: Sequence[Sight]) -> list[Sight]:
-    """Return the checks that look at what the base has read."""
-    return [sight for sight in sights if not sight.ids]
 
 
 def _visible(keys_BC: Tensor, sights: Sequence[Sequence[Sight]], checks: int) -> Tensor:

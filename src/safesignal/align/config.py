@@ -131,6 +131,7 @@ class AlignConfig:
             ("recipe", self.recipe in RECIPES, f"one of {', '.join(RECIPES)}"),
             ("accumulation", self.accumulation >= 1, "at least 1"),
             ("precision", self.precision in ("fp32", "bf16"), "`fp32` or `bf16`"),
+            ("windows", self.windows or self.recipe == "gated", "on for all recipes but `gated`"),
             ("tuning", self.tuning in ("lora", "full"), "`lora` or `full`"),
             ("shard", not self.shard or (self.tuning == "full" and self.recipe != "gated"), "off but for full tuning"),
             ("text_store", not self.text_store or self.recipe == "gated", "off but for the gated recipe"),

@@ -7,7 +7,7 @@
 #
 # DATA   folder of the public sets (default ../shared/data)      RUNS   models and measurements (default runs/reproduction)
 # SEEDS  seeds of sft, joint and gated (default "0 1 2")         TEXT   JSONL of raw text for the pretraining stage
-# DTYPE  of all models and of training, float32 (default) or bfloat16: a quarter of the time on a CPU with AMX, and on a GPU
+# DTYPE  of all models and of training, float32 (default) or bfloat16: about half of the time on a CPU with AMX
 # SAFESIGNAL  the command (default safesignal)
 #
 # Raw text and its labels: with TEXT set, a guard labels it (GUARD, default meta-llama/Llama-Guard-3-1B). Without, the answers of

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -79,10 +81,9 @@ def read_scores(
     looking, anew = place_checks(model, batch, config, epoch)
     parts = []
     if looking:
-        rows = sorted({b for b, _, _ in looking})
-        sights = [[sight for b, _, sight in looking if b == row] for row in rows]
-        scores_BK2 = forward.read(read_texts([batch[row] for row in rows]), sights)
-        parts += [scores_K2[: len(own)] for scores_K2, own in zip(scores_BK2, sights, strict=True)]
+        sights = {b: [sight for _, _, sight in own] for b, own in groupby(looking, key=itemgetter(0))}
+        scores_BK2 = forward.read(read_texts([batch[b] for b in sights]), list(sights.values()))
+        parts += [scores_K2[: len(own)] for scores_K2, own in zip(scores_BK2, sights.values(), strict=True)]
     if anew:
         parts.append(forward.reread([sight for _, _, sight in anew]))
     scores, checks = torch.cat(parts), [check for _, check, _ in (*looking, *anew)]
@@ -98,9 +99,9 @@ def place_checks(
     A query is read in both ways, each with a loss of its own; where windows are not trained, anew alone.
     """
     placed = [
-        (b, check, model.forward_signal.sight(own.ranges(check.span), query=own.query_ids(check.span)))
-        for b, (example, own) in enumerate((example, example.encoded) for example in batch)
-        for check in draw_checks(example, model.config, config, epoch)
+        (b, check, model.forward_signal.sight(e.encoded.ranges(check.span), query=e.encoded.query_ids(check.span)))
+        for b, e in enumerate(batch)
+        for check in draw_checks(e, model.config, config, epoch)
     ]
     anew = [one for one in placed if one[2].ids]
     return (placed if config.windows or not anew else []), anew

@@ -74,7 +74,8 @@ def encode_examples(
     examples, left_out = [], 0
     rows = records if config.windows else {record.messages: record for record in records}.values()
     for record in rows:
-        prompt, response = record.prompt_is_malicious, record.response_is_malicious if config.windows else None
+        prompt = record.prompt_is_malicious
+        response = record.response_is_malicious if config.windows else None
         answer = record.prefill + (record.response or "") if response is not None else ""
         if prompt is None and not answer:
             left_out += 1

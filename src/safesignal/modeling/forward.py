@@ -172,7 +172,7 @@ class SignalForward(nn.Module):
         if not anew:
             return scores_BV, signals
         assert self.adapter.reader is not None
-        read = iter(self.adapter.reader.head(self._read_anew(anew)[:, None])[:, 0].tolist())
+        read = iter(self.adapter.reader.head(self._read_anew(anew))[:, 0].tolist())
         return scores_BV, [
             [mean_log_odds(signal, next(read)) if sight.ids else signal for sight, signal in zip(own, row, strict=True)]
             for own, row in zip(sights, signals, strict=True)
@@ -216,7 +216,7 @@ class SignalForward(nn.Module):
     def reread(self, sights: Sequence[Sight]) -> Tensor:
         """Return the (N, 2) class scores of query checks that read their prompts anew; gradients where recorded."""
         assert self.adapter.reader is not None
-        scores: Tensor = self.adapter.reader.head.logits(self._read_anew(sights)[:, None])[:, 0]
+        scores: Tensor = self.adapter.reader.head.logits(self._read_anew(sights))[:, 0]
         return scores
 
     def train_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]]) -> Tensor:
@@ -293,12 +293,12 @@ class SignalForward(nn.Module):
             return logits[:, -1], self._taken_hidden()[:, new:]
 
     def _read_anew(self, sights: Sequence[Sight]) -> Tensor:
-        """Read prompts under the reader's weights on every row: the (N, D) hidden state of the [CLS] behind each."""
+        """Read prompts under the reader's weights on every row: the (N, 1, D) hidden state of the [CLS] behind each."""
         reader, tokens = self.adapter.reader, [sight.ids for sight in sights]
         assert reader is not None
         width = max(map(len, tokens)) + 1
         with self._lock, reader.gate.open(width, width):
-            return self._whole_pass(tokens, [[sight] for sight in sights], reader.cls_D)[:, -1]
+            return self._whole_pass(tokens, [[sight] for sight in sights], reader.cls_D)[:, -1:]
 
     def _whole_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], cls_D: Tensor) -> Tensor:
         """Run whole texts and their checks in one forward that leaves no cache: (B, T + K, D) last hidden states."""

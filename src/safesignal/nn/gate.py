@@ -91,8 +91,6 @@ class GatedLoRA(LowRank):
             output_BQO[0, -1].addmv_(self.up_OR, low_R, alpha=self.scale)
             return None
         delta_BKO = self.delta(x_BQI.narrow(1, self.gate.width - rows, rows))
-        if rows == self.gate.width:
-            return output_BQO + delta_BKO
         if torch.is_grad_enabled():
             text_BTO = output_BQO[:, :-rows]
             return torch.cat([text_BTO, output_BQO[:, -rows:] + delta_BKO], dim=1)

@@ -68,8 +68,8 @@ test: $(VENV)/.stamp-dev
 test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
 
-# Four steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
-# on, the training itself (SmolLM2: 30 GiB of disk). Only rows whose licence lets the result ship. The second adapter has
+# Five steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
+# on, the signal that looks at text (SmolLM2: 30 GiB of disk), and the reader of queries. Only rows whose licence lets the result ship. The second adapter has
 # the plan and the requests of the first, and half of the plan's answers.
 DATA ?= ../shared/data
 
@@ -91,7 +91,8 @@ adapter adapter-gemma3:
 	@$(BIN)/safesignal rollouts $(BASE) --plan recipes/smollm2.toml $(ANSWERS) --data_dir $(DATA) --licence permissive --licence sharealike --output runs/$(NAME)/rollouts.jsonl
 	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output runs/$(NAME)/requests.jsonl --holdout_output runs/$(NAME)/holdout.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/$(NAME)-answers.yaml --data_dir $(DATA) --output runs/$(NAME)/answers.jsonl --overwrite
-	@$(BIN)/safesignal align $(BASE) --config recipes/$(NAME).toml --data runs/$(NAME)/requests.jsonl --data runs/$(NAME)/answers.jsonl --output runs/$(NAME)/adapter
+	@$(BIN)/safesignal align $(BASE) --config recipes/$(NAME).toml --data runs/$(NAME)/requests.jsonl --data runs/$(NAME)/answers.jsonl --output runs/$(NAME)/without-reader
+	@$(BIN)/safesignal align $(BASE) --config recipes/$(NAME)-reader.toml --start runs/$(NAME)/without-reader --data runs/$(NAME)/requests.jsonl --data runs/$(NAME)/rollouts.jsonl --output runs/$(NAME)/adapter
 
 # A second transformers with its own hub client, laid over the environment by PYTHONPATH.
 $(VENV)/.stamp-oldest: pyproject.toml | $(VENV)/.stamp-dev

@@ -80,7 +80,9 @@ def written() -> list[list[str]]:
 
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
-    assert [words[0] for words in commands[:8]] == ["rollouts", "data", "data", "align"] * 2
+    assert [words[0] for words in commands[:10]] == ["rollouts", "data", "data", "align", "align"] * 2
+    for first, second in (commands[3:5], commands[8:10]):
+        assert parsed(second)["start"] == parsed(first)["output"], "the reader goes on from the adapter before it"
     built = [parsed(words) for words in commands if words[0] == "data"]
     assert len(built) >= 7
     for options in built:

@@ -120,6 +120,7 @@ def saved(folder: Path, model: SafeSignalModel) -> SafeSignalModel:
     model.trained_signal = True
     model.base.save_pretrained(folder / "base")
     model.tokenizer.save_pretrained(folder / "base")
+    model.training_record = {"steps": 7}
     model.save_pretrained(folder / "adapter")
     return model
 
@@ -164,7 +165,9 @@ def test_a_reader_is_added_to_an_adapter_and_trained_by_queries_alone(tmp_path: 
     kept = {name: value for name, value in weights(run).items() if name not in changed}
     assert kept.keys() == first.forward_signal.adapter.state_dict().keys()
     recipe.model.trained_signal = True
-    recipe.model.save_pretrained(tmp_path / "second")
+    recipe.save(tmp_path / "second", {"steps": run.step})
+    record = SafeSignalModel.from_pretrained(tmp_path / "second", base=str(tmp_path / "base")).training_record
+    assert record == {"steps": run.step, "start": {"steps": 7}}
     config = replace(config, start=str(tmp_path / "second"))
     with pytest.raises(UsageError, match=r"reader_rank = 2.*asks for: 8"):
         GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=8))
@@ -194,6 +197,8 @@ def test_a_run_goes_on_from_nothing_of_another_kind(tmp_path: Path) -> None:
     joint.save_pretrained(tmp_path / "joint")
     with pytest.raises(AdapterError, match="holds a joint adapter"):
         GatedRecipe.from_base(str(tmp_path / "base"), replace(CONFIG, start=str(tmp_path / "joint")), SignalConfig())
+    with pytest.raises(UsageError, match="windows is off and align.start is empty"):
+        GatedRecipe.from_base(str(tmp_path / "base"), replace(CONFIG, windows=False), SignalConfig(rank=4))
     with pytest.raises(UsageError, match="windows = False    must be on for all recipes but"):
         AlignConfig(recipe="joint", windows=False)
     with pytest.raises(UsageError, match="start = x    must be empty but for"):

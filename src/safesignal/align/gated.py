@@ -59,6 +59,7 @@ class GatedRecipe:
         self.config = config
         self.uneven = bool(model.config.reader_rank)  # a step of bare requests has work for the reader alone
         self._started = model.fingerprint() if config.start else ""
+        self._before = dict(model.training_record) if config.start else {}
         self.read_texts: ReadTexts = partial(read_texts, model.forward_signal)
         model.forward_signal.adapter.float().requires_grad_(True)
 
@@ -68,8 +69,13 @@ class GatedRecipe:
 
         Raises:
             AdapterError: If that one is no gated adapter, or its base has another shape, tokenizer or template.
-            UsageError: If the signal asked for is built otherwise.
+            UsageError: If the signal asked for is built otherwise, or its windows would be trained by no run.
         """
+        if not config.start and not config.windows:
+            raise UsageError(
+                "align.windows is off and align.start is empty. Expected an adapter whose windows are trained already.",
+                hint="`--start ADAPTER`",
+            )
         if not config.start:
             return cls(SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how), config)
         own = SafeSignalModel.from_pretrained(config.start, base=model, allow_base_drift=True, **how)
@@ -146,8 +152,8 @@ class GatedRecipe:
         return choose_thresholds(self.model, rows, metrics, self.config)
 
     def save(self, folder: Path, record: Mapping[str, Any], *, write: bool = True) -> None:
-        """Write the adapter folder."""
-        self.model.training_record = dict(record)
+        """Write the adapter folder; where the run went on from another adapter, its record has that one's too."""
+        self.model.training_record = dict(record) | ({"start": self._before} if self._before else {})
         if write:
             self.model.save_pretrained(folder)
 

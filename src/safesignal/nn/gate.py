@@ -62,7 +62,9 @@ class GatedLoRA(LowRank):
 
     def delta(self, x_BKI: Tensor) -> Tensor:
         """Return the low-rank update ``scale * up(down(x))``, (B, K, O) in the dtype of `x_BKI`."""
-        low_BKR = F.linear(x_BKI.to(self.down_RI.dtype), self.down_RI).mul_(self.scale)
+        if not torch.is_autocast_enabled(x_BKI.device.type):  # which casts by itself, and only what needs it
+            x_BKI = x_BKI.to(self.down_RI.dtype)
+        low_BKR = F.linear(x_BKI, self.down_RI).mul_(self.scale)
         return F.linear(low_BKR, self.up_OR).to(x_BKI.dtype)
 
     def hook(self, layer: nn.Module, args: tuple[Tensor, ...], output_BQO: Tensor) -> Tensor | None:
@@ -90,6 +92,8 @@ class GatedLoRA(LowRank):
             low_R = torch.mv(self.down_RI, x_BQI[0, -1])
             output_BQO[0, -1].addmv_(self.up_OR, low_R, alpha=self.scale)
             return None
+        if torch.is_grad_enabled() and rows == self.gate.width:
+            return output_BQO + self.delta(x_BQI)
         delta_BKO = self.delta(x_BQI.narrow(1, self.gate.width - rows, rows))
         if torch.is_grad_enabled():
             text_BTO = output_BQO[:, :-rows]

@@ -197,7 +197,7 @@ def test_a_run_goes_on_from_nothing_of_another_kind(tmp_path: Path) -> None:
     joint.save_pretrained(tmp_path / "joint")
     with pytest.raises(AdapterError, match="holds a joint adapter"):
         GatedRecipe.from_base(str(tmp_path / "base"), replace(CONFIG, start=str(tmp_path / "joint")), SignalConfig())
-    with pytest.raises(UsageError, match="windows is off and align.start is empty"):
+    with pytest.raises(UsageError, match=r"windows is off and align\.start is empty"):
         GatedRecipe.from_base(str(tmp_path / "base"), replace(CONFIG, windows=False), SignalConfig(rank=4))
     with pytest.raises(UsageError, match="windows = False    must be on for all recipes but"):
         AlignConfig(recipe="joint", windows=False)

@@ -61,7 +61,7 @@ def by_merging(model: SafeSignalModel, prompt: str) -> float:
         put(adapter.cls_D, reader.cls_D)
         put(adapter.head.proj.weight, reader.head.proj.weight)
         put(adapter.head.proj.bias, reader.head.proj.bias)
-        return oracle_signal(model, one.ids[: one.query_ranges()[-1][1]], one.query_ranges())
+        return oracle_signal(model, one.ids, [(0, len(one.ids))])
     finally:
         for tensor, value in changed:
             tensor.copy_(value)

@@ -77,7 +77,9 @@ class GatedRecipe:
                 hint="`--start ADAPTER`",
             )
         if not config.start:
-            return cls(SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how), config)
+            fresh = SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how)
+            _begin_reader(fresh)
+            return cls(fresh, config)
         own = SafeSignalModel.from_pretrained(config.start, base=model, allow_base_drift=True, **how)
         if own.config.recipe != "gated":
             raise AdapterError(
@@ -89,6 +91,7 @@ class GatedRecipe:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
                 own.forward_signal.add_reader(wanted)
+            _begin_reader(own)
         own.config = wanted
         # What is trained now belongs to the base at hand.
         own.base_drift, own.trained_for = "", None
@@ -156,6 +159,20 @@ class GatedRecipe:
         self.model.training_record = dict(record) | ({"start": self._before} if self._before else {})
         if write:
             self.model.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _begin_reader(model: SafeSignalModel) -> None:
+    """Let an untrained reader begin with no opinion, and its [CLS] as the last token of every prompt read once more.
+
+    Drawn at random as the other [CLS] is, it stays blind for a hundred steps (docs/LOG.md, 2026-11-29).
+    """
+    reader = model.forward_signal.adapter.reader
+    if reader is not None:
+        last = torch.tensor([model.encode_one("Hello").ids[-1]], device=model.base.device)
+        reader.cls_D.copy_(model.base.get_input_embeddings()(last)[0])
+        nn.init.zeros_(reader.head.proj.weight)
+        nn.init.zeros_(reader.head.proj.bias)
 
 
 def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:

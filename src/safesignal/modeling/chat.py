@@ -90,7 +90,7 @@ class Encoded:
         return self.query_ranges() + answer if span.query else answer
 
     def query_ids(self, span: Span) -> tuple[int, ...]:
-        """Return the text's ids where a span is the query alone, which an adapter may read anew; else none."""
+        """Return the prompt's ids where a span is the query alone, which an adapter may read anew; else none."""
         return self.ids[: self.text] if span == Span(query=True) else ()
 
     def _ranges(self, role: Role) -> list[tuple[int, int]]:

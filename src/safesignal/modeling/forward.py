@@ -73,7 +73,7 @@ class Sight:
         ranges: The (start, end) positions it sees.
         position: Its own position id.
         since: The first text position that sees it; -1: nobody does.
-        ids: The text it reads anew besides; empty: it only looks at what the base has read.
+        ids: The prompt it reads anew besides; empty: it only looks at what the base has read.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -137,14 +137,14 @@ class SignalForward(nn.Module):
         Args:
             ranges: (start, end) positions.
             since: First text position that sees it in turn; None: nobody does, as always in the gated recipe.
-            query: Ids of the text, of a check of the query alone: an adapter with a reader also reads it anew.
+            query: Ids of the whole prompt, of a check of the query alone: an adapter with a reader also reads it anew.
         """
         ranges = tuple((start, end) for start, end in ranges if end > start)
         if not ranges:
             raise SignalError("a check has no token to look at. Expected at least one position in its span.")
         seen = -1 if since is None or not self.joint else since
         position = ranges[-1][1] if self.config.position == "tracking" else 0
-        return Sight(ranges, position, seen, tuple(query[: ranges[-1][1]]) if self.adapter.reader is not None else ())
+        return Sight(ranges, position, seen, tuple(query) if self.adapter.reader is not None else ())
 
     @torch.no_grad()
     def feed(
@@ -293,12 +293,15 @@ class SignalForward(nn.Module):
             return logits[:, -1], self._taken_hidden()[:, new:]
 
     def _read_anew(self, sights: Sequence[Sight]) -> Tensor:
-        """Read prompts under the reader's weights on every row: the (N, 1, D) hidden state of the [CLS] behind each."""
+        """Read prompts under the reader's weights on every row: the (N, 1, D) hidden state of the [CLS] behind each.
+
+        That [CLS] sees the whole prompt, template and all: what the base would say next is decided at its end.
+        """
         reader, tokens = self.adapter.reader, [sight.ids for sight in sights]
         assert reader is not None
-        width = max(map(len, tokens)) + 1
+        width, whole = max(map(len, tokens)) + 1, [[self.sight([(0, len(ids))])] for ids in tokens]
         with self._lock, reader.gate.open(width, width):
-            return self._whole_pass(tokens, [[sight] for sight in sights], reader.cls_D)[:, -1:]
+            return self._whole_pass(tokens, whole, reader.cls_D)[:, -1:]
 
     def _whole_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], cls_D: Tensor) -> Tensor:
         """Run whole texts and their checks in one forward that leaves no cache: (B, T + K, D) last hidden states."""

@@ -80,9 +80,11 @@ def written() -> list[list[str]]:
 
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
-    assert [words[0] for words in commands[:10]] == ["rollouts", "data", "data", "align", "align"] * 2
-    for first, second in (commands[3:5], commands[8:10]):
-        assert parsed(second)["start"] == parsed(first)["output"], "the reader goes on from the adapter before it"
+    steps = ["rollouts", "data", "data", "align"]
+    assert [words[0] for words in commands[:9]] == [*steps, "align", *steps]
+    before, reader, other = (parsed(commands[i]) for i in (3, 4, 8))
+    assert (before["start"], reader["start"], other["start"]) == (None, before["output"], None)
+    assert [run["output"] for run in (reader, other)] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
     assert len(built) >= 7
     for options in built:

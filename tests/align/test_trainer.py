@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import encode_examples, load_mixture
@@ -148,14 +149,17 @@ def test_a_run_goes_on_from_an_adapter_also_on_a_base_that_was_tuned_since(tmp_p
     assert SafeSignalModel.from_pretrained(tmp_path / "second", base=str(tmp_path / "tuned")).base_drift == ""
 
 
-def test_a_reader_is_added_to_an_adapter_and_trained_by_queries_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_reader_is_added_to_an_adapter_and_trained_by_queries_alone(tmp_path: Path, dtype: str) -> None:
     """What looks at answers stays as it was, bit for bit, although the rows have answers."""
     first = saved(tmp_path, make_model())
     config = replace(CONFIG, start=str(tmp_path / "adapter"), windows=False)
-    recipe = GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=2))
+    recipe = GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=2), dtype=dtype)
     reader, last = recipe.model.forward_signal.adapter.reader, recipe.model.encode_one("Hi").ids[-1]
     assert reader is not None
-    assert torch.equal(reader.cls_D, recipe.model.base.get_input_embeddings().weight[last])  # not blind at random
+    assert torch.equal(
+        reader.cls_D, recipe.model.base.get_input_embeddings().weight[last].float()
+    )  # not blind at random
     assert not any(parameter.any() for parameter in reader.head.parameters())
     twice = [*make_records(), *(replace(record, response="another answer") for record in make_records())]
     examples, _ = recipe.encode(twice)
@@ -167,7 +171,9 @@ def test_a_reader_is_added_to_an_adapter_and_trained_by_queries_alone(tmp_path: 
     changed = {name for name, value in weights(run).items() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if name.startswith("reader.")}
     kept = {name: value for name, value in weights(run).items() if name not in changed}
-    assert kept.keys() == first.forward_signal.adapter.state_dict().keys()
+    started = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert kept.keys() == started.keys() == first.forward_signal.adapter.state_dict().keys()
+    assert all(torch.equal(value, kept[name].half()) for name, value in started.items())
     recipe.model.trained_signal = True
     recipe.save(tmp_path / "second", {"steps": run.step})
     record = SafeSignalModel.from_pretrained(tmp_path / "second", base=str(tmp_path / "base")).training_record

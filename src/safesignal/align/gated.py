@@ -27,6 +27,7 @@ from safesignal.align.thresholds import choose_thresholds, round_to_half
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record
 from safesignal.errors import AdapterError, UsageError
+from safesignal.modeling.adapter_io import find_adapter, load_adapter, load_weights
 from safesignal.modeling.model import SafeSignalModel
 
 __all__ = ["GatedRecipe"]
@@ -86,6 +87,10 @@ class GatedRecipe:
                 f"align.start = {config.start} holds a {own.config.recipe} adapter. Expected a gated one.",
                 hint="`--recipe joint` goes on from a run of `--recipe pretrain`",
             )
+        # As they were saved: a base in bfloat16 has just rounded them to its own dtype.
+        load_weights(
+            own.forward_signal.adapter.float(), load_adapter(find_adapter(config.start, model))[2], config.start
+        )
         wanted = _settled(own.config, signal)
         if wanted.reader_rank and not own.config.reader_rank:
             with torch.random.fork_rng(devices=[]):

@@ -29,11 +29,7 @@ class LoRA(LowRank):
 
     def hook(self, layer: nn.Module, args: tuple[Tensor, ...], output_BTO: Tensor) -> Tensor:
         """Add `scale * up(down(x))` to the layer's output; a forward hook in torch's sense."""
-        x_BTI = args[0]
-        if not torch.is_autocast_enabled(x_BTI.device.type):  # which brings both to one dtype, without a copy in fp32
-            x_BTI = x_BTI.to(self.down_RI.dtype)
-        low_BTR = F.linear(x_BTI, self.down_RI)
-        return output_BTO + self.scale * F.linear(low_BTR, self.up_OR).to(output_BTO.dtype)
+        return output_BTO + self.scale * F.linear(self.low(args[0]), self.up_OR).to(output_BTO.dtype)
 
 
 class LoRASet(nn.ModuleDict):

@@ -62,9 +62,7 @@ class GatedLoRA(LowRank):
 
     def delta(self, x_BKI: Tensor) -> Tensor:
         """Return the low-rank update ``scale * up(down(x))``, (B, K, O) in the dtype of `x_BKI`."""
-        casts = torch.is_autocast_enabled(x_BKI.device.type)  # by itself, and only what needs it
-        low_BKR = F.linear(x_BKI if casts else x_BKI.to(self.down_RI.dtype), self.down_RI).mul_(self.scale)
-        return F.linear(low_BKR, self.up_OR).to(x_BKI.dtype)
+        return F.linear(self.low(x_BKI).mul_(self.scale), self.up_OR).to(x_BKI.dtype)
 
     def hook(self, layer: nn.Module, args: tuple[Tensor, ...], output_BQO: Tensor) -> Tensor | None:
         """Add the delta to the safety rows of the layer's output; a forward hook in torch's sense.

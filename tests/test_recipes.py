@@ -209,7 +209,7 @@ def test_the_count_is_that_of_transformers(family: Any) -> None:
 def test_a_big_models_recipe_fits_one_gpu_of_80_gb_and_full_tuning_does_not(name: str) -> None:
     config, _ = read_align_config(RECIPES / f"{name}.toml")
     own = shape(name)
-    for recipe in ("joint", "gated", "sft"):
+    for recipe in ("joint", "pretrain", "gated", "sft"):
         settings = replace(config, recipe=recipe, activation_checkpointing=recipe != "gated")
         assert estimate(own, settings).total < 0.9 * 80e9
     assert estimate(own, replace(config, tuning="full")).total > 80e9
@@ -220,6 +220,18 @@ def test_a_big_models_recipe_fits_one_gpu_of_80_gb_and_full_tuning_does_not(name
     assert estimate(own, half).seconds["H100 80 GB"] == pytest.approx(
         estimate(own, config).seconds["H100 80 GB"] / 2, rel=0.01
     )
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_the_table_of_big_models_is_what_the_command_prints(name: str) -> None:
+    config, _ = read_align_config(RECIPES / f"{name}.toml")
+    (line,) = [one for one in (RECIPES / "README.md").read_text().splitlines() if one.startswith(f"| `{name}.toml` | ")]
+    cells = [f"`{name}.toml`", f"{BIG[name] / 1e9:.3f} G"]
+    for recipe in ("joint", "pretrain", "gated"):
+        found = estimate(shape(name), replace(config, recipe=recipe))
+        a100, h100 = (found.seconds[gpu] / 60 for gpu in ("A100 80 GB", "H100 80 GB"))
+        cells += [f"{found.total / _GIB:.1f} GiB", f"{a100:.0f} / {h100:.0f} min"]
+    assert line == f"| {' | '.join(cells)} |"
 
 
 def test_the_estimate_is_the_sum_of_named_terms() -> None:

@@ -20,7 +20,7 @@ from safesignal.align.run import align
 from safesignal.align.trainer import Trainer
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record, append_jsonl, record_from_row
-from safesignal.errors import AdapterError, DataError, UsageError
+from safesignal.errors import AdapterError, DataError, SafeSignalError, UsageError
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.zoo import load_base
 from safesignal.rules import EVERY, REFUSAL_PREFIX, Policy
@@ -357,14 +357,17 @@ def base_folder(tmp_path: Path) -> str:
     return str(folder)
 
 
-def trained(tmp_path: Path, base: str, config: AlignConfig, name: str = "out", **signal: Any) -> tuple[Any, Path]:
+def trained(
+    tmp_path: Path, base: str, config: AlignConfig, name: str = "out", *, template: str | None = None, **signal: Any
+) -> tuple[Any, Path]:
     data, out = tmp_path / f"{config.recipe}.jsonl", tmp_path / name
     rows = make_records(60)
     if config.recipe == "pretrain":
         rows = [record_from_row({**r.to_row(), "response": None, "response_label": "none"}) for r in rows]
     if not data.exists():
         append_jsonl(data, [record.to_row() for record in rows])
-    own = recipe_class(config.recipe).from_base(base, config, SignalConfig(recipe="joint", **signal))
+    how = {} if template is None else {"chat_template": template}
+    own = recipe_class(config.recipe).from_base(base, config, SignalConfig(recipe="joint", **signal), **how)
     align(own, [data], out)
     return own, out
 
@@ -429,6 +432,23 @@ def test_alignment_goes_on_from_pretraining(tmp_path: Path, first: Any, second: 
     loaded = SafeSignalModel.from_pretrained(out)
     assert said(loaded) == said(own.model)
     assert loaded.trained_for == stage.model.trained_for, "the base is the untuned one"
+
+
+def test_both_stages_from_a_base_model_that_never_had_a_template(tmp_path: Path) -> None:
+    """As recipes/llama-2-7b.toml says: the same template in both stages and at inference, and no other."""
+    base = base_folder(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    for left in Path(base).glob("*.jinja"):
+        left.unlink()
+    tokenizer.save_pretrained(base)
+    with pytest.raises(SafeSignalError, match="chat template"):
+        trained(tmp_path, base, CONFIG, "none")
+    _, first = trained(tmp_path, base, replace(CONFIG, recipe="pretrain", epochs=0.5), "first", template="plain")
+    own, out = trained(tmp_path, base, replace(CONFIG, epochs=0.5, start=str(first)), "second", template="plain")
+    loaded = SafeSignalModel.from_pretrained(out, chat_template="plain")
+    assert said(loaded) == said(own.model)
+    assert own.model.encode_one("ab").ids == loaded.encode_one("ab").ids
 
 
 def test_a_run_starts_from_nothing_but_a_pretraining_run(tmp_path: Path) -> None:

@@ -87,6 +87,9 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
     )
     counts = label_pieces(stream("ABC"), FileLabels(labels), tmp_path / "rows.jsonl")
     assert counts == {"benign": 1, "malicious": 1, "unknown": 1}
+    write_rows(labels, [{"id": "doc#0", "label": "malicious"}])
+    with pytest.raises(UsageError, match="another guard"):
+        label_pieces(stream("ABC"), FileLabels(labels), tmp_path / "rows.jsonl")
     wrong = write_rows(tmp_path / "w.jsonl", [{"id": "doc#0", "label": "fine"}])
     with pytest.raises(DataError, match="line 1"):
         FileLabels(wrong)

@@ -22,7 +22,10 @@ from tests.align.worker import CONFIG, make_trainer, train
 from tests.cli.conftest import save_base
 from tests.support import REPO
 
-CASES = ("gated", "reader", "sft", "lora", "augment", "joint", "sft-shard", "joint-shard", "sft-cut")
+CASES = (
+    *("gated", "reader", "sft", "lora", "augment", "joint", "jointlora", "pretrain"),
+    *("sft-shard", "joint-shard", "sft-cut", "sft-shard-cut"),
+)
 
 
 def launch(processes: int, *command: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from safesignal.align.config import AlignConfig
+from safesignal.align.config import RECIPES, AlignConfig
 from safesignal.align.examples import encode_examples, load_mixture
 from safesignal.align.gated import GatedRecipe
 from safesignal.align.run import align
@@ -272,6 +272,20 @@ def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, re
 def test_settings_out_of_range_are_named(field: str, value: object) -> None:
     with pytest.raises(UsageError, match=rf"align\.{field} = "):
         replace(AlignConfig(), **{field: value})  # type: ignore[arg-type]
+
+
+def test_what_is_left_to_the_recipe_is_the_papers_or_ours() -> None:
+    """λ1 = 0.01, λ2 = 0.1, no smoothing (paper); 0.05 of smoothing for the gated recipe; what is set stays."""
+    stages = {recipe: AlignConfig(recipe=recipe).settled() for recipe in RECIPES}
+    assert (stages["pretrain"].lambda_cls, stages["joint"].lambda_cls) == (0.01, 0.1)
+    assert {recipe: own.label_smoothing for recipe, own in stages.items()} == dict.fromkeys(RECIPES, 0.0) | {
+        "gated": 0.05
+    }
+    own = AlignConfig(recipe="pretrain", lambda_cls=0.0, label_smoothing=0.2)
+    assert own.settled() == own
+    assert own.weight_of_cls == 0.0
+    with pytest.raises(UsageError, match=r"align\.label_smoothing = 0\.5"):
+        AlignConfig(label_smoothing=0.5)
 
 
 def test_how_a_step_is_split_is_no_other_run(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Runs tiny trainings under whatever launcher started it, and leaves their curves and weights behind.
 
-accelerate launch --cpu --num_processes 2 -m tests.align.worker OUT sft gated …
+ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m tests.align.worker OUT sft gated …
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safesignal.align.config import AlignConfig
 from safesignal.align.gated import GatedRecipe
 from safesignal.align.joint import JointRecipe
 from safesignal.align.parallel import whole
+from safesignal.align.pretrain import PretrainRecipe
 from safesignal.align.recipe import Recipe
 from safesignal.align.sft import SftRecipe
 from safesignal.align.trainer import Progress, Trainer
@@ -38,10 +39,17 @@ class _CutError(Exception):
 def make_recipe(name: str, config: AlignConfig, *, shard: bool = False) -> Recipe:
     if name in ("gated", "reader"):
         return GatedRecipe(make_model(reader_rank=4 if name == "reader" else 0), config)
-    if name == "joint":
+    if name in ("joint", "jointlora", "pretrain"):
         signal = SignalConfig(recipe="joint", cls_spans="inference")
         model = SafeSignalModel.from_base(tiny_model("llama"), tokenizer=tiny_tokenizer(), config=signal)
-        return JointRecipe(model, replace(config, recipe="joint", tuning="full", shard=shard))
+        settings = replace(
+            config,
+            recipe="pretrain" if name == "pretrain" else "joint",
+            tuning="lora" if name == "jointlora" else "full",
+            lora_rank=4,
+            shard=shard,
+        )
+        return (PretrainRecipe if name == "pretrain" else JointRecipe)(model, settings)
     kind = AugmentRecipe if name == "augment" else SftRecipe
     lora = name == "lora"
     settings = replace(config, recipe="sft", tuning="lora" if lora else "full", lora_rank=4, shard=shard)
@@ -49,14 +57,14 @@ def make_recipe(name: str, config: AlignConfig, *, shard: bool = False) -> Recip
 
 
 def train(out: Path, name: str, processes: int) -> None:
-    """Train one recipe; `sft-shard` is plain SFT with the model split, `sft-cut` is interrupted and goes on."""
-    recipe, _, how = name.partition("-")
+    """Train one recipe; with `-shard` the model is split over the processes, with `-cut` it is interrupted and goes on."""
+    recipe, *how = name.split("-")
     # As many rows per step as one process would take.
-    size, shard = STEP_ROWS // processes // 2, how == "shard" and processes > 1
+    size, shard = STEP_ROWS // processes // 2, "shard" in how and processes > 1
     own = replace(CONFIG, batch_size=size, accumulation=2)
     losses: list[float] = []
     norms: list[float] = []
-    cuts = [3] if how == "cut" else []
+    cuts = [3] if "cut" in how else []
 
     def report(at: Progress) -> None:
         losses.append(at.loss)

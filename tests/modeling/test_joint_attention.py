@@ -122,6 +122,26 @@ def test_turning_at_a_transition_point() -> None:
     assert_stored(seen, (1, 0, 4), (2, 1, 5), (3, 2, 6), (4, 3, 7), (5, 3, 7), (6, 5, 10), (7, 6, 11))
 
 
+def test_a_turn_that_nobody_acts_on() -> None:
+    """Rule 3 between both its bounds, under `low`: S_t = 3, so answer tokens 2 to 5, and no further as more come."""
+    policy = Policy(r1=2, r2=2, r3=2, dependence="low")
+    answer, seen = write([0.1, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.1, 0.1], policy=policy, new=8)
+    assert not answer.refused
+    assert_tables(
+        seen,
+        PROMPT,
+        ["xxxxx|.|x", "....x|x|."],
+        ["xxxxxx|.|x", "....xx|x|."],
+        ["xxxxxxx|.|x", ".....xx|x|."],
+        ["xxxxxxxx|.|x", "......xx|x|."],
+        ["xxxxxxxxx|.|x", ".....xxxx|x|."],
+        ["xxxxxxxxxx|.|x", ".....xxxx.|x|."],
+        ["xxxxxxxxxxx|.|x", ".....xxxx..|x|."],
+        # Benign at last: rule 2, back to the frontier at the end of that span.
+        ["xxxxxxxxxxxx|.|x", ".........xxx|x|."],
+    )
+
+
 def test_without_strategic_attention() -> None:
     """An ablation: re-read checks see the query and all that is written; an explanation is checked by itself."""
     policy = replace(SHORT, strategic_attention=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -67,8 +67,9 @@ class AlignConfig:
     """LoRA scale; the update is multiplied by lora_alpha / lora_rank."""
     lora_targets: tuple[str, ...] = ()
     """Last names of the linear layers that get a LoRA; empty takes every one of the decoder layers."""
-    lambda_cls: float = 0.1
-    """Weight of L_cls beside the language-model loss: λ2 of `joint` (paper: 0.1 or 0.01), λ1 of `pretrain` (0.01)."""
+    lambda_cls: float | None = None
+    """Weight of L_cls beside the language-model loss: λ2 of `joint` (paper: 0.1 or 0.01), λ1 of `pretrain` (0.01). Left
+    out, 0.01 for `pretrain` and 0.1 for `joint`; see :attr:`weight_of_cls`."""
     start: str = ""
     """What a run goes on from: `joint` from a finished `pretrain` run (empty skips that stage), `gated` from an adapter
     (its folder, or the model it ships for), also where the base has been fine-tuned since. Empty begins anew."""
@@ -88,8 +89,9 @@ class AlignConfig:
     """AdamW weight decay."""
     max_grad_norm: float = 1.0
     """Gradient clipping."""
-    label_smoothing: float = 0.05
-    """Moves the targets this far from 0 and 1, in [0, 0.5)."""
+    label_smoothing: float | None = None
+    """Moves the targets of L_cls this far from 0 and 1, in [0, 0.5). Left out, 0.05 for `gated` and 0 for the paper's
+    stages, plain cross-entropy; see :attr:`smoothing`."""
     checks_per_row: int = 6
     """Safety rows drawn per sequence: the query, and windows of the answer."""
     windows: bool = True
@@ -137,14 +139,14 @@ class AlignConfig:
             ("text_store", not self.text_store or self.recipe == "gated", "off but for the gated recipe"),
             ("lora_rank", self.lora_rank >= 1, "at least 1"),
             ("lora_alpha", self.lora_alpha > 0, "above 0"),
-            ("lambda_cls", self.lambda_cls >= 0, "at least 0"),
+            ("lambda_cls", self.weight_of_cls >= 0, "at least 0"),
             ("start", not self.start or self.recipe in ("joint", "gated"), "empty but for the joint and gated recipes"),
             ("augment_share", 0 <= self.augment_share <= 1, "in [0, 1]"),
             ("augment_alpha", 0 <= self.augment_alpha <= 1, "in [0, 1]"),
             ("augment_tokens", self.augment_tokens >= 1, "at least 1"),
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("warmup_ratio", 0 <= self.warmup_ratio < 1, "in [0, 1)"),
-            ("label_smoothing", 0 <= self.label_smoothing < 0.5, "in [0, 0.5)"),
+            ("label_smoothing", 0 <= self.smoothing < 0.5, "in [0, 0.5)"),
             ("checks_per_row", self.checks_per_row >= 1, "at least 1"),
             ("wide_share", 0 <= self.wide_share + self.around_share <= 1, "with around_share in [0, 1]"),
             ("val_fraction", 0 < self.val_fraction < 1, "in (0, 1)"),
@@ -157,6 +159,22 @@ class AlignConfig:
         ]
         if problems:
             raise UsageError("the alignment settings are out of range\n  " + "\n  ".join(problems))
+
+    @property
+    def weight_of_cls(self) -> float:
+        """λ of this run, at least 0: the one set, or the recipe's own (paper)."""
+        own = 0.01 if self.recipe == "pretrain" else 0.1
+        return own if self.lambda_cls is None else self.lambda_cls
+
+    @property
+    def smoothing(self) -> float:
+        """Label smoothing of this run, in [0, 0.5): the one set, or the recipe's own."""
+        own = 0.05 if self.recipe == "gated" else 0.0
+        return own if self.label_smoothing is None else self.label_smoothing
+
+    def settled(self) -> AlignConfig:
+        """Return these settings with nothing left to the recipe, for the record."""
+        return replace(self, lambda_cls=self.weight_of_cls, label_smoothing=self.smoothing)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

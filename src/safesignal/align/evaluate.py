@@ -109,7 +109,7 @@ def place_checks(
 
 def cls_loss(scores: Tensor, targets: Tensor, config: AlignConfig) -> Tensor:
     """Return L_cls of N checks as a scalar sum: cross-entropy with the settings' label smoothing."""
-    smoothing = 2 * config.label_smoothing
+    smoothing = 2 * config.smoothing
     return torch.nn.functional.cross_entropy(scores, targets, label_smoothing=smoothing, reduction="sum")
 
 

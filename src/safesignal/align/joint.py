@@ -112,7 +112,7 @@ class JointRecipe(SftRecipe):
             raise UsageError(f"signal.recipe = {model.config.recipe}. Expected `joint` for the {config.recipe} recipe.")
         super().__init__(model.base, model.tokenizer, config, model.name)
         self.model = model
-        self.weights = {"lm": 1.0, "cls": config.lambda_cls}
+        self.weights = {"lm": 1.0, "cls": config.weight_of_cls}
         self._first = model.tuned
         self._base = asdict(model.trained_for or model.identity())
         self._started = model.fingerprint() if config.start else ""

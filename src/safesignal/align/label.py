@@ -17,6 +17,7 @@ from typing import Protocol
 from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.data.raw import Piece
 from safesignal.errors import DataError, UsageError
+from safesignal.files import digests
 from safesignal.judges.base import BatchJudge, Judgement, JudgeVerdict
 
 __all__ = ["REQUEST", "FileLabels", "GuardLabels", "Labeller", "OwnLabels", "label_pieces", "unlabelled_path"]
@@ -76,12 +77,12 @@ class FileLabels:
 
     def __init__(self, path: str | Path) -> None:
         self.name = f"file:{Path(path).name}"
-        self.fingerprint = ""
         self._said: dict[str, JudgeVerdict] = {}
         for line, row in read_jsonl(path):
             if row.get("label") not in _VERDICTS:
                 raise DataError(f"{path}, line {line}: `label` is {row.get('label')!r}. Expected benign or malicious.")
             self._said[str(row.get("id"))] = _VERDICTS[row["label"]]
+        (self.fingerprint,) = digests([path]).values()
 
     def __call__(self, pieces: Sequence[Piece]) -> list[Judgement]:
         """Look the pieces up; one that the file does not name is unknown."""

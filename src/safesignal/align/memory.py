@@ -128,9 +128,11 @@ def estimate(shape: ModelShape, config: AlignConfig) -> Estimate:
     """
     base, full = shape.parameters, config.tuning == "full" and config.recipe != "gated"
     trained = base if full else shape.lora_parameters(config)
-    longest = config.max_prompt_tokens + config.max_answer_tokens
-    tokens = config.batch_size * longest
-    answers = config.batch_size * (longest if config.recipe == "pretrain" else config.max_answer_tokens)
+    # Raw text is its own prompt, and learnt to its end.
+    longest, learnt = config.max_prompt_tokens + config.max_answer_tokens, config.max_answer_tokens
+    if config.recipe == "pretrain":
+        longest = learnt = config.max_prompt_tokens
+    tokens, answers = config.batch_size * longest, config.batch_size * learnt
     parts = {
         "frozen weights": 0.0 if full else 2.0 * base,
         "trained weights, gradients, moments": 16.0 * trained,
@@ -189,7 +191,8 @@ def _flops(shape: ModelShape, config: AlignConfig, *, full: bool) -> float:
     forward = length * (weights + 2.0 * shape.layers * length * shape.heads * shape.head_dim)
     if config.recipe == "gated":
         return forward + 3.0 * config.checks_per_row * weights
-    scores = 2.0 * shape.answer_tokens * shape.vocab_size * shape.hidden_size
+    learnt = length if config.recipe == "pretrain" else shape.answer_tokens
+    scores = 2.0 * learnt * shape.vocab_size * shape.hidden_size
     backward = (2.0 if full else 1.0) * forward + (2.0 if full else 1.0) * scores
     again = forward if config.activation_checkpointing else 0.0
     return forward + scores + backward + again

@@ -130,7 +130,7 @@ def _record(
     """Write down everything a stranger needs to know how these weights came to be."""
     train = trainer.train
     return {
-        "settings": asdict(config),
+        "settings": asdict(config.settled()),
         "files": digests(data),
         "rows_by_source": dict(sorted(Counter(e.record.source for e in train).items())),
         "rows_by_licence": dict(sorted(Counter(e.record.licence for e in train).items())),

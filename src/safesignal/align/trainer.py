@@ -290,7 +290,7 @@ class Trainer:
         for example in (*self.train, *self.val):
             labels = (example.record.id, example.prompt_is_malicious, example.response_is_malicious)
             rows.update(repr((labels, example.encoded.ids)).encode())
-        settings = {k: v for k, v in asdict(self.config).items() if k not in _NOT_IN_KEY}
+        settings = {k: v for k, v in asdict(self.config.settled()).items() if k not in _NOT_IN_KEY}
         parts = {"align": settings, "step_rows": self.rows, **self.recipe.identity(), "rows": rows.hexdigest()}
         return json.dumps(parts, sort_keys=True)
 

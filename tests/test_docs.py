@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -56,6 +57,47 @@ COMMANDS = [
     if block.kind in ("sh", "bash", "console")
     for words in commands(block)
 ]
+
+
+PACKAGE = REPO / "src" / "safesignal"
+PLACED = re.compile(r"`([a-z_/]+\.py):(\w+(?:\.\w+)*)`")
+MEMBER = re.compile(r"`([A-Z]\w+)\.([a-z_]\w*)(?:=\w+)?`")
+
+
+def names_of(path: Path) -> set[str]:
+    """Return the functions, classes and constants of a file, and the members of its classes with their class."""
+
+    def own(body: list[ast.stmt], before: str = "") -> Iterator[str]:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield before + node.name
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            yield from (before + target.id for target in targets if isinstance(target, ast.Name))
+            if isinstance(node, ast.ClassDef):
+                yield from own(node.body, f"{before}{node.name}.")
+            if isinstance(node, ast.FunctionDef) and before:  # what a class sets on itself
+                for part in ast.walk(node):
+                    if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
+                        yield before + part.attr
+
+    return set(own(ast.parse(path.read_text(encoding="utf-8")).body))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_code_that_a_document_names_is_there(document: Path) -> None:
+    """`file:name` and `Class.member`, as docs/method.md maps the paper's rules to them."""
+    text = document.read_text(encoding="utf-8")
+    if document.name == "LOG.md":
+        return  # what was so on its day
+    if document.name == "method.md":
+        assert len(PLACED.findall(text)) > 60
+    for file, name in PLACED.findall(text):
+        assert (PACKAGE / file).is_file(), f"{document.name} names {file}"
+        assert name in names_of(PACKAGE / file), f"{document.name} names {file}:{name}"
+    known = set().union(*map(names_of, PACKAGE.rglob("*.py")))
+    for owner, member in MEMBER.findall(text):
+        assert owner in known, f"{document.name} names {owner}"
+        assert f"{owner}.{member}" in known, f"{document.name} names {owner}.{member}"
 
 
 @pytest.fixture(scope="module")

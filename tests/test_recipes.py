@@ -110,6 +110,10 @@ def test_the_reproduction_has_three_seeds_where_they_are_asked_for_and_every_abl
         assert [f"runs/reproduction/{recipe}-{seed}" in outputs for seed in range(3)] == [True] * 3
     configs = {word for words in listed for word in words if word.startswith("recipes/ablations/")}
     assert configs == {f"recipes/ablations/{path.name}" for path in (RECIPES / "ablations").glob("*.toml")}
+    steered = [" ".join(words) for words in listed if words[0] == "evaluate" and "runs/reproduction/joint-0" in words]
+    levers = ("policy low", "no-implicit", "policy high", "tau 1", "tau 3")
+    for option in (*levers, *(f"schedule {name}" for name in ("first", "every", "periodic:10"))):
+        assert sum(f"--{option}" in line for line in steered) == 1, option
     trained = {word for words in listed if words[0] == "evaluate" for word in words if word.startswith("runs/")}
     assert set(outputs) - {"runs/reproduction/pretrain"} <= trained, "what is trained is measured"
 

@@ -57,7 +57,7 @@ def make_recipe(name: str, config: AlignConfig, *, shard: bool = False) -> Recip
 
 
 def train(out: Path, name: str, processes: int) -> None:
-    """Train one recipe; with `-shard` the model is split over the processes, with `-cut` it is interrupted and goes on."""
+    """Train one recipe; `-shard` splits the model over the processes, `-cut` interrupts the run, which goes on."""
     recipe, *how = name.split("-")
     # As many rows per step as one process would take.
     size, shard = STEP_ROWS // processes // 2, "shard" in how and processes > 1

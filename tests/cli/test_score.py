@@ -82,3 +82,35 @@ def test_scores_are_the_checks_that_generate_logs_of_the_same_text(run: Run, tin
     logged = [check["signal"] for check in checks if check["kind"] != "window"]
     assert len(logged) == 1 + len(text) // 4
     assert [found["prompt_signal"], *found["response_signals"]] == pytest.approx(logged, abs=1e-4)
+
+
+def test_labelled_rows_are_summed_up(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """AUC, and shares at or above the thresholds in use, counted here by hand from the rows that were written."""
+    answers = {"benign": "Yes.", "malicious": "No way.", "refusal": "I won't.", "none": None}
+    rows: list[dict[str, Any]] = [
+        {"id": f"{label}{n}", "prompt": f"Say {label} {n}", "prompt_label": "malicious" if n % 2 else "benign"}
+        | {"response": text and f"{text} {n}", "response_label": label}
+        for label, text in answers.items()
+        for n in range(3)
+    ]
+    source, output = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    done = run("score", *tiny.args, "--input", source, "--output", output, "--threshold", 0.4)
+    assert done.code == 0, done.err
+    said = " ".join(done.err.split())
+    found = read_rows(output)
+    for what, names in (("prompt", ("malicious", "benign")), ("response", ("malicious", "benign refusal"))):
+        classes = [[r[f"{what}_signal"] for r in found if r[f"{what}_label"] in own.split()] for own in names]
+        bad, good = classes
+        auc = sum((a > b) + 0.5 * (a == b) for a in bad for b in good) / len(bad) / len(good)
+        threshold = 0.4  # the option sets both
+        flagged = [f"({sum(signal >= threshold for signal in own)}/{len(own)}) of the" for own in classes]
+        (line,) = [part for part in said.split("labelled ") if part.startswith(f"{what}s: ")]
+        assert f"AUC {auc:.3f}; at the threshold, {threshold:.2f}, " in line
+        assert f"{flagged[0]} malicious" in line
+        assert f"{flagged[1]} benign" in line
+
+
+def test_rows_of_one_label_have_no_summary(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "Hello", "prompt_label": "benign"}])
+    done = run("score", *tiny.args, "--input", source, "--output", tmp_path / "out.jsonl")
+    assert (done.code, "labelled" in done.err) == (0, False)

@@ -58,6 +58,14 @@ def test_the_policy_asked_for_is_the_one_measured(run: Run, tiny: Tiny, suite: l
     assert "another target" in other.err
 
 
+def test_a_schedule_that_stops_is_measured_without_the_buffer(run: Run, tiny: Tiny, suite: list[str]) -> None:
+    """A row of recipes/paper.sh; what is asked of the policy counts in its check."""
+    own = ["--model", str(tiny.base), "--adapter", str(tiny.strict), "--targets", "guarded", "--schedule", "first"]
+    refused = run(*suite, *own)
+    assert (refused.code, "--no-buffer" in refused.err) == (2, True)
+    assert run(*suite, *own, "--no-buffer").code == 0
+
+
 def test_attacks_alone_are_the_suites_attacks_and_its_sections_can_follow(
     run: Run, tiny: Tiny, suite: list[str], tmp_path: Path
 ) -> None:

@@ -114,12 +114,13 @@ def evaluate(
     allow_errors: Annotated[bool, flag("allow_errors", "Print rates although attempts errored.", _IO)] = False,
 ) -> int:
     """Measure the guarded model and its base; every rate carries its 95 % Wilson interval."""
+    watching = partial(signal.check, model, **policy.overrides())
     together(
         model.check,
         target.check,
         acceptance.check,
         partial(require_at_least_one, batch_size),
-        *([] if target.endpoint or "guarded" not in target.names() else [partial(signal.check, model)]),
+        *([] if target.endpoint or "guarded" not in target.names() else [watching]),
     )
     if which.suite == "acceptance":
         _require_plain(signal, policy, target, attacks_only=which.attacks_only)

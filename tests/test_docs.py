@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +65,7 @@ PLACED = re.compile(r"`([a-z_/]+\.py):(\w+(?:\.\w+)*)`")
 MEMBER = re.compile(r"`([A-Z]\w+)\.([a-z_]\w*)(?:=\w+)?`")
 
 
+@cache
 def names_of(path: Path) -> set[str]:
     """Return the functions, classes and constants of a file, and the members of its classes with their class."""
 

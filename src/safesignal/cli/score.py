@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from safesignal.cli.arguments import flag, option, together
 from safesignal.cli.console import note, out
 from safesignal.cli.options import FileOptions, ModelOptions, SignalOptions
 from safesignal.cli.rows import InputRow, encode_rows, marker, one_row, read_rows, require_same_run, work_through
-from safesignal.data.jsonl import Writer, read_jsonl
+from safesignal.data.jsonl import Writer
 from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["score"]
 
 _IO = "Input and output"
-_BENIGN, _MALICIOUS = {"benign", "refusal"}, {"malicious"}
 
 
 def score(
@@ -79,27 +78,28 @@ def _many(
         return row.record.chat(), row.record.prefill + (row.record.response or "")
 
     work_through(rows, writer, lambda left: encode_rows(model, left, text_of, 0), answer, mark, batch_size)
-    for line in _summary([row for _, row in read_jsonl(writer.path)], policy):
+    for line in _summary(read_rows(writer.path), policy):
         note(line)
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], policy: Policy) -> Iterator[str]:
+def _summary(rows: Sequence[InputRow], policy: Policy) -> Iterator[str]:
     """Say how well the signal tells labelled rows apart, for each of prompts and responses that has both labels."""
     from safesignal.stats import Rate, roc_auc
 
-    for what, threshold in (("prompt", policy.threshold), ("response", policy.window_threshold)):
-        label = f"{what}_label"
-        found = [(row[label], row.get(f"{what}_signal")) for row in rows if row.get(label) in _BENIGN | _MALICIOUS]
-        labelled = [(name in _MALICIOUS, float(signal)) for name, signal in found if signal is not None]
-        if len({malicious for malicious, _ in labelled}) < 2:
+    prompts = [(row.record.prompt_is_malicious, row.raw.get("prompt_signal")) for row in rows]
+    responses = [(row.record.response_is_malicious, row.raw.get("response_signal")) for row in rows]
+    for what, pairs, threshold in (
+        ("prompts", prompts, policy.threshold),
+        ("responses", responses, policy.window_threshold),
+    ):
+        labelled = [(own, float(signal)) for own, signal in pairs if own is not None and signal is not None]
+        if len({own for own, _ in labelled}) < 2:
             continue
         auc = roc_auc(*zip(*labelled, strict=True))
-        shares = [
-            Rate.of([signal >= threshold for own, signal in labelled if own is wanted]) for wanted in (True, False)
-        ]
+        caught, false = (Rate.of([signal >= threshold for own, signal in labelled if own is x]) for x in (True, False))
         yield (
-            f"{len(labelled)} labelled {what}s: AUC {auc:.3f}; at the threshold, {threshold:.2f}, "
-            f"{shares[0]} of the malicious ones are flagged and {shares[1]} of the benign ones"
+            f"{len(labelled)} labelled {what}: AUC {auc:.3f}; at the threshold, {threshold:.2f}, "
+            f"{caught} of the malicious ones are flagged and {false} of the benign ones"
         )
 
 

@@ -68,18 +68,23 @@ test: $(VENV)/.stamp-dev
 test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
 
-# Five steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
-# on, the signal that looks at text (SmolLM2: 30 GiB of disk), and the reader of queries. Only rows whose licence lets the
-# result ship. The second adapter has the plan and the requests of the first, half of the plan's answers, and no reader.
+# Seven steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
+# on, the signal that looks at text (SmolLM2: 30 GiB of disk), the reader of queries, more requests, and the reader once
+# more over all of them. Only rows whose licence lets the result ship. The second adapter has the plan and the requests of
+# the first, half of the plan's answers, and no reader.
 DATA ?= ../shared/data
 
 BASE :=
 ANSWERS :=
 SIGNAL := adapter
 READER := :
+TWINS := :
+AGAIN := :
 adapter: NAME := smollm2
 adapter: SIGNAL := without-reader
-adapter: READER := $(BIN)/safesignal align --config recipes/smollm2-reader.toml --start runs/smollm2/without-reader --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
+adapter: READER := $(BIN)/safesignal align --config recipes/smollm2-reader.toml --start runs/smollm2/without-reader --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/one-reading
+adapter: TWINS := $(BIN)/safesignal data build recipes/smollm2-twins.yaml --data_dir $(DATA) --output runs/smollm2/twins.jsonl --overwrite
+adapter: AGAIN := $(BIN)/safesignal align --config recipes/smollm2-reader-twins.toml --start runs/smollm2/one-reading --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --data runs/smollm2/twins.jsonl --output runs/smollm2/adapter
 adapter-gemma3: NAME := gemma3
 adapter-gemma3: BASE := --model gemma3-270m
 adapter-gemma3: ANSWERS := --share 0.5 --batch_size 64
@@ -97,6 +102,8 @@ adapter adapter-gemma3:
 	@$(BIN)/safesignal data build recipes/$(NAME)-answers.yaml --data_dir $(DATA) --output runs/$(NAME)/answers.jsonl --overwrite
 	@$(BIN)/safesignal align $(BASE) --config recipes/$(NAME).toml --data runs/$(NAME)/requests.jsonl --data runs/$(NAME)/answers.jsonl --output runs/$(NAME)/$(SIGNAL)
 	@$(READER)
+	@$(TWINS)
+	@$(AGAIN)
 
 # A second transformers with its own hub client, laid over the environment by PYTHONPATH.
 $(VENV)/.stamp-oldest: pyproject.toml | $(VENV)/.stamp-dev

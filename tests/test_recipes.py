@@ -81,10 +81,12 @@ def written() -> list[list[str]]:
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
     steps = ["rollouts", "data", "data", "align"]
-    assert [words[0] for words in commands[:9]] == [*steps, "align", *steps]
-    before, reader, other = (parsed(commands[i]) for i in (3, 4, 8))
+    assert [words[0] for words in commands[:11]] == [*steps, "align", "data", "align", *steps]
+    before, reader, again, other = (parsed(commands[i]) for i in (3, 4, 6, 10))
     assert (before["start"], reader["start"], other["start"]) == (None, before["output"], None)
-    assert [run["output"] for run in (reader, other)] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
+    assert again["start"] == reader["output"]
+    assert {*reader["data"], parsed(commands[5])["output"]} == {*again["data"]}
+    assert [run["output"] for run in (again, other)] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
     assert len(built) >= 7
     for options in built:
@@ -217,6 +219,10 @@ def test_a_big_models_recipe_fits_one_gpu_of_80_gb_and_full_tuning_does_not(name
         settings = replace(config, recipe=recipe, activation_checkpointing=recipe != "gated")
         assert estimate(own, settings).total < 0.9 * 80e9
     assert estimate(own, replace(config, tuning="full")).total > 80e9
+    longest = config.max_prompt_tokens + config.max_answer_tokens
+    totals = [estimate(own, replace(config, batch_tokens=tokens)).total for tokens in (longest, 2 * longest, 10**6)]
+    assert totals[0] < totals[1] < totals[2] == estimate(own, config).total
+    assert estimate(own, replace(config, batch_tokens=1)).total == totals[0], "a row is never cut"
     without = estimate(own, replace(config, activation_checkpointing=False))
     assert without.total > estimate(own, config).total
     assert without.seconds["H100 80 GB"] < estimate(own, config).seconds["H100 80 GB"]

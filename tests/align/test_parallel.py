@@ -85,6 +85,16 @@ def test_every_process_makes_the_same_number_of_passes_and_each_row_counts_once(
                 assert all(share.batch for own in shares for share in own)
 
 
+def test_a_step_of_long_rows_is_cut_into_more_passes(tmp_path: Path) -> None:
+    rows = list(make_trainer(tmp_path, "sft", CONFIG).train)[:12]
+    longest = max(len(row.encoded.ids) for row in rows)
+    for tokens, size in ((0, 6), (6 * longest, 6), (6 * longest - 1, 5), (2 * longest, 2), (longest, 1), (1, 1)):
+        for index in (0, 1):
+            shares = share_out(rows, 2, index, 6, tokens)
+            assert len(shares[0].batch) == size
+            assert [row for share in shares for row in share.batch] == rows[index::2]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["--recipe sft", "--recipe sft --tuning full --shard", "--recipe gated"])
 def test_the_command_line_in_two_processes_saves_what_one_saves(tmp_path: Path, options: str) -> None:

@@ -258,6 +258,7 @@ def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, re
     [
         ("recipe", "lora"),
         ("accumulation", 0),
+        ("batch_tokens", -1),
         ("precision", "fp16"),
         ("tuning", "some"),
         ("lora_rank", 0),
@@ -288,10 +289,24 @@ def test_what_is_left_to_the_recipe_is_the_papers_or_ours() -> None:
         AlignConfig(label_smoothing=0.5)
 
 
+def test_a_step_cut_by_tokens_trains_what_a_whole_one_trains(tmp_path: Path) -> None:
+    passes: list[int] = []
+    runs = [trainer(tmp_path / str(tokens), replace(CONFIG, batch_tokens=tokens)) for tokens in (0, 1)]
+    for run in runs:
+        handle = run.module.register_forward_hook(lambda *_: passes.append(1))
+        run.run(lambda _: None)
+        handle.remove()
+        passes.append(0)
+    first = passes.index(0)
+    assert (first, len(passes) - first - 2) == (runs[0].steps, runs[0].steps * CONFIG.batch_size)
+    for name, value in weights(runs[0]).items():
+        assert torch.allclose(weights(runs[1])[name], value, atol=2e-4), name
+
+
 def test_how_a_step_is_split_is_no_other_run(tmp_path: Path) -> None:
     whole = trainer(tmp_path, replace(CONFIG, eval_every=99))
     whole.run(lambda _: None)
-    split = trainer(tmp_path, replace(CONFIG, eval_every=99, batch_size=2, accumulation=4))
+    split = trainer(tmp_path, replace(CONFIG, eval_every=99, batch_size=2, batch_tokens=99, accumulation=4))
     seen: list[Progress] = []
     split.run(seen.append)
     assert seen == [], "it found a finished run of the same steps"

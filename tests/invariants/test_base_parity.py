@@ -202,7 +202,7 @@ def test_a_text_mask_off_by_one_column_is_caught(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("by", [1, -1])
 @pytest.mark.parametrize("checks", ["fused", "separate"])
-@pytest.mark.parametrize("name", ["_visible", "safety_mask"])
+@pytest.mark.parametrize("name", ["visible", "safety_mask"])
 def test_a_span_off_by_one_column_is_caught(
     monkeypatch: pytest.MonkeyPatch, name: str, by: int, checks: Checks
 ) -> None:

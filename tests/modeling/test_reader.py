@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from safesignal.config import SignalConfig
 from safesignal.errors import AdapterError, SignalError, UsageError
+from safesignal.modeling import forward as forward_module
+from safesignal.modeling.cache import common_prefix
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.nn import attention
 from safesignal.nn.gate import GatedLoRA
 from safesignal.rules import EVERY, Policy
 from safesignal.types import CheckKind
@@ -83,6 +86,79 @@ def test_a_batch_reads_what_each_row_alone_reads(family: Family) -> None:
     alone = [query_signals(model, [prompt])[0] for prompt in PROMPTS[:3]]
     assert together == pytest.approx(alone, abs=1e-4)
     assert max(together) - min(together) > 1e-3, "the rows read alike, so nothing was compared"
+
+
+def gradients(model: SafeSignalModel, batches: list[list[str]]) -> dict[str, Tensor]:
+    """Return what the reader's scores of these prompts, summed over batches, send back to its weights."""
+    reader = model.forward_signal.adapter.reader
+    assert reader is not None
+    reader.requires_grad_(True).zero_grad()
+    for prompts in batches:
+        encoded = [model.encode_one(prompt) for prompt in prompts]
+        sights = [model.forward_signal.sight([(0, len(e.ids))], query=e.ids) for e in encoded]
+        model.forward_signal.reread(sights)[:, 1].sum().backward()
+    return {name: value.grad.clone() for name, value in reader.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize("position", ["tracking", "first"])
+def test_what_prompts_begin_with_is_read_once_and_learns_from_all_of_them(
+    family: Family, position: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and gradient are those of prompts read one by one; the shared reading is a row of its own."""
+    monkeypatch.setattr(forward_module, "_WORTH_SHARING", 2)
+    model, prompts = reading(family, position=position), PROMPTS[:3]
+    alone = gradients(model, [[prompt] for prompt in prompts])
+    read: list[tuple[int, int]] = []
+
+    def seen(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, Tensor]) -> None:
+        rows, columns, _size = kwargs["inputs_embeds"].shape
+        read.append((rows, columns))
+
+    handle = model.forward_signal.stack.decoder.register_forward_pre_hook(seen, with_kwargs=True)
+    together = gradients(model, [prompts])
+    handle.remove()
+    shared = common_prefix([model.encode_one(prompt).ids for prompt in prompts])
+    longest = max(len(model.encode_one(prompt).ids) for prompt in prompts)
+    assert shared > 0
+    assert read == [(1, shared), (3, longest - shared + 1)]
+    assert set(together) == set(alone)
+    for name, gradient in together.items():
+        assert torch.allclose(gradient, alone[name], rtol=1e-3, atol=1e-4 * float(alone[name].abs().max())), name
+
+
+@pytest.mark.parametrize(("worth", "readings"), [(1, 2), (6, 2), (7, 1)])
+def test_a_beginning_is_shared_where_that_saves_enough(worth: int, readings: int) -> None:
+    """Three prompts that share three tokens save six rows."""
+    forward, count = reading().forward_signal, []
+    handle = forward.stack.decoder.register_forward_hook(lambda *_: count.append(1))
+    forward._read_anew([forward.sight([(0, 4)], query=[5, 6, 7, last]) for last in (1, 2, 3)], worth=worth)
+    handle.remove()
+    assert len(count) == readings
+
+
+def test_plain_attention_learns_in_half_precision_what_the_fused_one_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, before = reading(), torch.backends.cuda.flash_sdp_enabled()
+    found = []
+    for most in (0, 160 * 160):
+        monkeypatch.setattr(attention, "_MOST_PLAIN", most)
+        with torch.autocast("cpu", dtype=torch.bfloat16), attention.plain_where_quicker(4, 4, torch.device("cpu")):
+            found.append((torch.backends.cuda.flash_sdp_enabled(), gradients(model, [PROMPTS[:3]])))
+    (fused, one), (plain, other) = found
+    assert (fused, plain) == (before, False)
+    assert torch.backends.cuda.flash_sdp_enabled() == before
+    for name, gradient in one.items():
+        assert torch.nn.functional.cosine_similarity(gradient.flatten(), other[name].flatten(), dim=0) > 0.99, name
+    with attention.plain_where_quicker(4, 4, torch.device("cpu")):
+        assert torch.backends.cuda.flash_sdp_enabled() == before, "in float32 the fused one is as quick"
+
+
+def test_prompts_of_which_one_begins_the_other_and_prompts_that_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_module, "_WORTH_SHARING", 1)
+    forward = reading().forward_signal
+    for rows in ([[5, 6], [5, 6, 7, 8]], [[5, 6], [5, 6]], [[5, 6, 7], [8, 6]], [[5], [5, 6]]):
+        sights = [forward.sight([(0, len(ids))], query=ids) for ids in rows]
+        together, alone = forward.reread(sights), torch.cat([forward.reread([sight]) for sight in sights])
+        assert torch.allclose(together, alone, atol=1e-4)
 
 
 @pytest.mark.parametrize("checks", ["fused", "separate"])

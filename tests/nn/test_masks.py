@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from safesignal.modeling.forward import Sight, _visible
-from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask
+from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask, visible
 
 
 def table(text: str) -> Tensor:
@@ -112,15 +111,14 @@ def test_text_rows_see_the_checks_given_and_safety_rows_never_the_stored_one() -
 
 def test_visible_columns_of_checks() -> None:
     keys = torch.tensor([[-1, -1, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]])
-    sights = [[Sight(((1, 3),), 3)], [Sight(((0, 1), (3, 5)), 5), Sight(((5, 6),), 6)]]
-    visible = _visible(keys, sights, 2)
-    assert torch.equal(visible[0], table("...xx. ......"))
-    assert torch.equal(visible[1], table("x..xx. .....x"))
+    seen = visible(keys, [[[(1, 3)]], [[(0, 1), (3, 5)], [(5, 6)]]], 2)
+    assert torch.equal(seen[0], table("...xx. ......"))
+    assert torch.equal(seen[1], table("x..xx. .....x"))
 
 
 def test_visible_columns_without_any_check() -> None:
-    assert _visible(torch.tensor([[-1, 0]]), [[]], 0).shape == (1, 0, 2)
-    assert not _visible(torch.tensor([[-1, 0]]), [[]], 1).any()
+    assert visible(torch.tensor([[-1, 0]]), [[]], 0).shape == (1, 0, 2)
+    assert not visible(torch.tensor([[-1, 0]]), [[]], 1).any()
 
 
 def test_an_adding_backend_gets_numbers() -> None:

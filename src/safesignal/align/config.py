@@ -48,9 +48,14 @@ class AlignConfig:
     max_steps: int = 0
     """Most steps, whatever the passes come to, so that recipes of different rows train alike; 0 sets no limit."""
     batch_size: int = 16
-    """Rows per forward pass and process."""
+    """Most rows per forward pass and process."""
+    batch_tokens: int = 0
+    """Most tokens per forward pass and process in training, if not of one row: steps of long rows are cut into more
+    passes, so that `batch_size` may suit the short ones. Safety rows and `augment`'s openings come on top; 0 sets no
+    limit."""
     accumulation: int = 1
-    """Forward passes per step and process; a step has batch_size x accumulation x processes rows, however split."""
+    """Forward passes of batch_size rows per step and process; a step has batch_size x accumulation x processes rows,
+    however split."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the forward pass; `bf16` is autocast, trained weights and their moments stay in fp32."""
     activation_checkpointing: bool = False
@@ -130,6 +135,7 @@ class AlignConfig:
             ("epochs", self.epochs > 0, "above 0"),
             ("max_steps", self.max_steps >= 0, "at least 0"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("batch_tokens", self.batch_tokens >= 0, "at least 0"),
             ("recipe", self.recipe in RECIPES, f"one of {', '.join(RECIPES)}"),
             ("accumulation", self.accumulation >= 1, "at least 1"),
             ("precision", self.precision in ("fp32", "bf16"), "`fp32` or `bf16`"),

@@ -132,7 +132,9 @@ def estimate(shape: ModelShape, config: AlignConfig) -> Estimate:
     longest, learnt = config.max_prompt_tokens + config.max_answer_tokens, config.max_answer_tokens
     if config.recipe == "pretrain":
         longest = learnt = config.max_prompt_tokens
-    tokens, answers = config.batch_size * longest, config.batch_size * learnt
+    most = max(longest, config.batch_tokens) if config.batch_tokens else config.batch_size * longest
+    tokens = min(config.batch_size * longest, most)
+    answers = min(config.batch_size * learnt, tokens)
     parts = {
         "frozen weights": 0.0 if full else 2.0 * base,
         "trained weights, gradients, moments": 16.0 * trained,

@@ -21,7 +21,7 @@ import torch
 
 from safesignal.align.examples import Example
 from safesignal.errors import SignalError, UsageError
-from safesignal.modeling.cache import TextState
+from safesignal.modeling.cache import TextState, common_prefix
 from safesignal.modeling.forward import SignalForward
 
 __all__ = ["TextStore", "read_texts"]
@@ -32,7 +32,7 @@ _TEXTS, _DONE = "texts.f16", "texts.done"
 def read_texts(forward: SignalForward, batch: Sequence[Example]) -> TextState:
     """Let the base model read the texts of a batch, without gradients; what all of them begin with is read once."""
     ids = [list(example.encoded.ids) for example in batch]
-    same = _common(ids) if len(ids) > 1 else 0
+    same = common_prefix(ids) if len(ids) > 1 else 0
     state = forward.new_state(1 if same else len(batch))
     with torch.no_grad():
         if same:
@@ -130,13 +130,6 @@ class TextStore:
         )
         state.lengths = list(lengths)
         return state
-
-
-def _common(rows: Sequence[list[int]]) -> int:
-    """Return how many first ids all rows share, leaving every row at least one of its own."""
-    first, last = min(rows), max(rows)
-    most = min(map(len, rows)) - 1
-    return next((i for i in range(most) if first[i] != last[i]), most)
 
 
 def _layer_shapes(forward: SignalForward) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """The training loop, one for every recipe: steps, processes, precision, checkpoints and resume, early stopping.
 
 A step has batch_size x accumulation x processes rows. Each process takes its share, cut into forward passes of at most
-batch_size rows, and the sums of every pass are divided by the counts of the whole step (`align/recipe.py`), so how
-the rows are split changes nothing but rounding.
+batch_size rows and batch_tokens tokens, and the sums of every pass are divided by the counts of the whole step
+(`align/recipe.py`), so how the rows are split changes nothing but rounding.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _NOT_IN_KEY = (
     "lookalike_fpr",
     # How a step is carried out, not what it comes to; the key has the rows of a step instead.
     "batch_size",
+    "batch_tokens",
     "accumulation",
     "activation_checkpointing",
     "shard",
@@ -77,7 +78,7 @@ class Share:
     live: bool
 
 
-def share_out(rows: Sequence[Example], processes: int, index: int, size: int) -> list[Share]:
+def share_out(rows: Sequence[Example], processes: int, index: int, size: int, tokens: int = 0) -> list[Share]:
     """Cut a step's rows into the forward passes of one process; every process makes the same number of them.
 
     Args:
@@ -85,7 +86,10 @@ def share_out(rows: Sequence[Example], processes: int, index: int, size: int) ->
         processes: How many share them.
         index: Which of them this is.
         size: Most rows of a pass.
+        tokens: Most tokens of a pass, every row counted as long as the longest of the step; 0 sets no limit.
     """
+    if tokens:
+        size = max(1, min(size, tokens // max(len(row.encoded.ids) for row in rows)))
     own = rows[index::processes]
     passes = math.ceil(math.ceil(len(rows) / processes) / size)
     cut = [own[i * size : (i + 1) * size] for i in range(passes)]
@@ -190,7 +194,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         counts = self.recipe.counts(rows, epoch)
-        shares = share_out(rows, self.processes, self.accelerator.process_index, self.config.batch_size)
+        size, tokens = self.config.batch_size, self.config.batch_tokens
+        shares = share_out(rows, self.processes, self.accelerator.process_index, size, tokens)
         sums: dict[str, Tensor] = {}
         for index, share in enumerate(shares):
             with self._unsynced(index < len(shares) - 1):

@@ -157,7 +157,7 @@ def attack(
     if how.listing:
         _describe()
         return 0
-    watching = partial(signal.check, model, **policy.overrides())
+    watching = partial(signal.check, model, policy)
     together(
         run.check,
         target.check,

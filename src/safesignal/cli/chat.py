@@ -32,7 +32,7 @@ def chat(
     trace: Annotated[bool, flag("trace", "Show the checks after every answer.", "Conversation")] = False,
 ) -> None:
     """Talk with the model; answers appear as they are released."""
-    together(model.check, sampling.check, partial(signal.check, model, **policy.overrides()))
+    together(model.check, sampling.check, partial(signal.check, model, policy))
     loaded = model.load()
     if loaded.base_drift:
         note(f"base drift accepted: {loaded.base_drift}")

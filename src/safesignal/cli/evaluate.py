@@ -114,7 +114,7 @@ def evaluate(
     allow_errors: Annotated[bool, flag("allow_errors", "Print rates although attempts errored.", _IO)] = False,
 ) -> int:
     """Measure the guarded model and its base; every rate carries its 95 % Wilson interval."""
-    watching = partial(signal.check, model, **policy.overrides())
+    watching = partial(signal.check, model, policy)
     together(
         model.check,
         target.check,

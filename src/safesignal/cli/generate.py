@@ -49,7 +49,7 @@ def generate(
     no_signal: Annotated[bool, flag("no-signal", "The bare base model: nothing is checked.", _IO)] = False,
 ) -> None:
     """Answer one prompt, or every row of a file, under the signal."""
-    watching = partial(signal.check, model, **policy.overrides())
+    watching = partial(signal.check, model, policy)
     together(files.check, model.check, sampling.check, *([] if no_signal else [watching]))
     if trace and (files.input is not None or no_signal):
         raise UsageError("`--trace` shows the checks of one prompt. Expected `--prompt` and no `--no-signal`.")

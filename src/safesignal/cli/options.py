@@ -205,16 +205,17 @@ class SignalOptions:
         """Return the schedule asked for, or the adapter's."""
         return parse_schedule(self.schedule or config.schedule)
 
-    def check(self, model: ModelOptions, **more: Any) -> None:
+    def check(self, model: ModelOptions, policy: PolicyOptions | None) -> None:
         """Raise every problem of the policy before the base is loaded.
 
         Args:
             model: Names the adapter, whose presets and window lengths matter.
-            more: Further fields of the policy.
+            policy: What verdicts do; None where nothing is written, and so nothing held back.
         """
         config = model.signal_config() or SignalConfig()
-        given = {name: value for name, value in (self.overrides() | more).items() if value is not None}
-        policy = Policy(**config.rules(), **given)
+        decoding = {"buffer": False} if policy is None else policy.overrides()
+        given = {name: value for name, value in (self.overrides() | decoding).items() if value is not None}
+        whole = Policy(**config.rules(), **given)
         try:
             schedule, unreadable = self.reading(config), None
         except UsageError as error:
@@ -224,7 +225,7 @@ class SignalOptions:
             if unreadable is not None:
                 raise unreadable
 
-        together(lambda: config.preset(self.preset), readable, lambda: validate_policy(policy, schedule))
+        together(lambda: config.preset(self.preset), readable, lambda: validate_policy(whole, schedule))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def score(
     trace: Annotated[bool, flag("trace", "Show every check as a table.", _IO)] = False,
 ) -> None:
     """Read the signal of prompts and responses without generating; of labelled rows, say how it tells them apart."""
-    together(files.check, model.check, partial(signal.check, model, buffer=False))
+    together(files.check, model.check, partial(signal.check, model, None))
     if files.prompt is not None:
         _one(model, signal, one_row("--prompt", files.prompt), response or "", trace=trace)
     elif files.input is not None and files.output is not None:

@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from safesignal.nn.gate import SignalGate
 
-__all__ = ["TextCache", "TextState"]
+__all__ = ["TextCache", "TextState", "common_prefix"]
 
 _FIRST_CAPACITY = 128
 _GROWTH = 1.5
@@ -34,6 +34,7 @@ class _BufferLayer(DynamicLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self.gate = gate
         self.length = 0
+        self.fixed = False
         self.stored: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -44,14 +45,17 @@ class _BufferLayer(DynamicLayer):
         return self.keys, self.values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return all columns this forward may see; keep the text columns, leave safety columns for :meth:`store`."""
+        """Return all columns this forward may see; keep the text columns, leave safety columns for :meth:`store`.
+
+        With gradients, or where what is held is `fixed`, nothing new is kept.
+        """
         if not self.is_initialized:
             self.replace(_room(key_states, 0), _room(value_states, 0), 0)
             self.dtype, self.device = key_states.dtype, key_states.device
             self.is_initialized = True
         keys, values = self.buffers
-        if torch.is_grad_enabled():
-            # Training: the text is constant and the safety rows carry the gradient, so nothing is written in place.
+        if self.fixed or torch.is_grad_enabled():
+            # What is held may be constant text, or carry a gradient itself: nothing is written in place.
             seen_keys = torch.cat([keys[:, :, : self.length], key_states], dim=2)
             return seen_keys, torch.cat([values[:, :, : self.length], value_states], dim=2)
         begin, end = self.length, self.length + key_states.shape[2]
@@ -65,9 +69,10 @@ class _BufferLayer(DynamicLayer):
         self.replace(keys, values, end - self.gate.rows)
         return keys[:, :, :seen], values[:, :, :seen]
 
-    def fill(self, keys_BGSD: Tensor, values_BGSD: Tensor) -> None:
+    def fill(self, keys_BGSD: Tensor, values_BGSD: Tensor, *, fixed: bool) -> None:
         """Begin with text whose keys and values are known, right-aligned as all text is."""
         self.replace(keys_BGSD, values_BGSD, keys_BGSD.shape[2])
+        self.fixed = fixed
         self.dtype, self.device, self.is_initialized = keys_BGSD.dtype, keys_BGSD.device, True
 
     def get_seq_length(self) -> int:
@@ -120,11 +125,14 @@ class TextCache(Cache):
         """Whether a column of stored checks lies behind all others."""
         return any(layer.stored is not None for layer in self.filled())
 
-    def fill(self, text: Sequence[tuple[Tensor, ...]]) -> None:
-        """Begin with text that is known: by layer, right-aligned keys and values (B, G, S, D)."""
+    def fill(self, text: Sequence[tuple[Tensor, ...]], *, fixed: bool = False) -> None:
+        """Begin with text that is known: by layer, right-aligned keys and values (B, G, S, D).
+
+        With `fixed` nothing is kept but that: forwards see it and leave no columns behind.
+        """
         for layer, (keys, values) in zip(self.layers, text, strict=True):
             assert isinstance(layer, _BufferLayer)
-            layer.fill(keys, values)
+            layer.fill(keys, values, fixed=fixed)
 
     def store(self, checks: Sequence[int | None]) -> None:
         """Keep one safety column per row, by its number in the forward just done; None keeps what the row has."""
@@ -239,3 +247,10 @@ class TextState:
         self.cache.select(rows)
         self.lengths = [self.lengths[row] for row in rows]
         self.since = [self.since[row] for row in rows]
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """Return how many first ids all rows share, leaving every row at least one of its own."""
+    first, last = min(map(tuple, rows)), max(map(tuple, rows))
+    most = min(map(len, rows)) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)

@@ -5,7 +5,8 @@ only. Asked for separately, text goes through the base model exactly as transfor
 follow in a pass of their own.
 
 Where the adapter has a reader, a check of the query alone also reads the prompt anew, in a forward of its own whose
-rows are all the signal's; nothing of it stays, and the two readings count by the mean of their log-odds.
+rows are all the signal's (what the prompts of a batch begin with comes first, once for all); nothing of it stays, and
+the two readings count by the mean of their log-odds.
 
 In the joint recipe answer tokens see the signal: each sees one check, the latest that was complete before it. The
 latest check of a forward is kept with the row (`modeling/cache.py`) and shown to the text of later ones.
@@ -24,16 +25,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 from safesignal.config import SignalConfig
 from safesignal.errors import SignalError, SignalMaskError, UsageError
-from safesignal.modeling.adapter import Adapter
-from safesignal.modeling.cache import TextCache, TextState
+from safesignal.modeling.adapter import Adapter, Signal
+from safesignal.modeling.cache import TextCache, TextState, common_prefix
 from safesignal.modeling.families import describe, unsupported
-from safesignal.nn.attention import grouped_attention
+from safesignal.nn.attention import grouped_attention, plain_where_quicker
 from safesignal.nn.head import mean_log_odds
-from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask
+from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask, visible
 from safesignal.nn.narrow import NarrowProducts
 
 __all__ = ["Sight", "SignalForward"]
@@ -41,6 +42,8 @@ __all__ = ["Sight", "SignalForward"]
 _GROUPED = "safesignal_grouped"
 _LONGEST_FUSED = 256
 """Beyond this many new tokens an explicit mask over the text costs more than a pass of its own for the checks."""
+_WORTH_SHARING = 64
+"""Rows that reading a common beginning once must save: it is a pass of its own, which reads all weights."""
 _SAME_TEXT = 0.05
 """How far scores of text may move beside a check, as a share of the largest: generous, for half precision."""
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
@@ -240,6 +243,8 @@ class SignalForward(nn.Module):
         try:
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
             fused_BV, _ = self.feed(self.new_state(1), tokens, sights)
+            if self.adapter.reader:
+                self._read_anew([self.sight([(0, 2)], query=[0, 1]), self.sight([(0, 2)], query=[0, 0])], worth=0)
         except torch.OutOfMemoryError:
             raise  # says nothing about the stack
         except (SignalMaskError, RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -292,26 +297,58 @@ class SignalForward(nn.Module):
             logits = self.base(logits_to_keep=last_columns(new, 1).to(device), **arguments).logits
             return logits[:, -1], self._taken_hidden()[:, new:]
 
-    def _read_anew(self, sights: Sequence[Sight]) -> Tensor:
+    def _read_anew(self, sights: Sequence[Sight], worth: int | None = None) -> Tensor:
         """Read prompts under the reader's weights on every row: the (N, 1, D) hidden state of the [CLS] behind each.
 
         That [CLS] sees the whole prompt, template and all: what the base would say next is decided at its end.
         """
         reader, tokens = self.adapter.reader, [sight.ids for sight in sights]
         assert reader is not None
-        width, whole = max(map(len, tokens)) + 1, [[self.sight([(0, len(ids))])] for ids in tokens]
-        with self._lock, reader.gate.open(width, width):
-            return self._whole_pass(tokens, whole, reader.cls_D)[:, -1:]
+        whole, shared = [[self.sight([(0, len(ids))])] for ids in tokens], common_prefix(tokens)
+        with self._lock:
+            alike = (len(tokens) - 1) * shared >= max(1, _WORTH_SHARING if worth is None else worth)
+            state = self._begun_alike(reader, tokens[0][:shared], len(tokens)) if alike else self.new_state(len(tokens))
+            tokens = [ids[held:] for ids, held in zip(tokens, state.lengths, strict=True)]
+            width = max(map(len, tokens)) + 1
+            with (
+                reader.gate.open(width, width),
+                plain_where_quicker(width, state.cache.width + width, self.base.device),
+            ):
+                return self._whole_pass(tokens, whole, reader.cls_D, state)[:, -1:]
 
-    def _whole_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], cls_D: Tensor) -> Tensor:
-        """Run whole texts and their checks in one forward that leaves no cache: (B, T + K, D) last hidden states."""
-        state, fed = self.new_state(len(tokens)), [len(row) for row in tokens]
+    def _begun_alike(self, reader: Signal, ids: Sequence[int], rows: int) -> TextState:
+        """Read what all prompts begin with, most often the template's system text, once; gradients flow back to it."""
+        alone, state, once, count = self.new_state(1), self.new_state(rows), DynamicCache(), len(ids)
+        self._check_lengths(alone, [count])
+        embeds_1TD = self.base.get_input_embeddings()(torch.tensor([ids], device=self.base.device))
+        keys_1C = alone.key_positions([count], count, stored=False)
+        arguments = self._arguments(alone, keys_1C, embeds_1TD, [[]], reader.cls_D)
+        with reader.gate.open(count, count), plain_where_quicker(count, count, self.base.device):
+            self.stack.decoder(**arguments | {self.stack.cache_argument: once})
+        every = (rows, -1, -1, -1)
+        state.cache.fill([(read.keys.expand(every), read.values.expand(every)) for read in once.layers], fixed=True)
+        state.lengths = [count] * rows
+        return state
+
+    def _whole_pass(
+        self,
+        tokens: Sequence[Sequence[int]],
+        sights: Sequence[Sequence[Sight]],
+        cls_D: Tensor,
+        state: TextState | None = None,
+    ) -> Tensor:
+        """Run texts and their checks in one forward that leaves no cache: (B, T + K, D) last hidden states.
+
+        What `state` holds is what the rows begin with, and left out of `tokens`.
+        """
+        state, fed = state or self.new_state(len(tokens)), [len(row) for row in tokens]
         self._check_lengths(state, fed)
         embeds_BTD = self.base.get_input_embeddings()(right_aligned(tokens, max(fed), 0).to(self.base.device))
         keys_BC = state.key_positions(fed, max(fed), stored=False)
         arguments = self._arguments(state, keys_BC, embeds_BTD, sights, cls_D)
-        # The stack's own attention, not the switched one: activation checkpointing runs it again after this call.
-        arguments |= {"use_cache": False, self.stack.cache_argument: None}
+        if not state.cache.width:
+            # The stack's own attention, not the switched one: activation checkpointing runs it again after this call.
+            arguments |= {"use_cache": False, self.stack.cache_argument: None}
         hidden_BQD: Tensor = self.stack.decoder(**arguments).last_hidden_state
         return hidden_BQD
 
@@ -341,7 +378,10 @@ class SignalForward(nn.Module):
         return {
             "inputs_embeds": torch.cat([embeds_BTD, cls_BKD], dim=1),
             "attention_mask": self._masks(
-                text_BT, keys_BC, _visible(keys_BC, sights, checks), self._seen(state, text_BT, sights, checks)
+                text_BT,
+                keys_BC,
+                visible(keys_BC, [[sight.ranges for sight in own] for own in sights], checks),
+                self._seen(state, text_BT, sights, checks),
             ),
             "position_ids": positions.to(self.base.device),
             "use_cache": True,
@@ -408,14 +448,3 @@ class SignalForward(nn.Module):
             f"the text has {tokens} tokens. Expected at most {most} for this model{why}.",
             hint="shorten the prompt or lower `--max_new_tokens`",
         )
-
-
-def _visible(keys_BC: Tensor, sights: Sequence[Sequence[Sight]], checks: int) -> Tensor:
-    """Return the (B, K, C) text columns each safety row sees."""
-    ranges = max((len(s.ranges) for row in sights for s in row), default=1)
-    table = torch.full((len(sights), checks, ranges, 2), -2, dtype=torch.long)
-    for b, row in enumerate(sights):
-        for k, sight in enumerate(row):
-            table[b, k, : len(sight.ranges)] = torch.tensor(sight.ranges)
-    keys = keys_BC[:, None, None, :]
-    return ((keys >= table[..., :1]) & (keys < table[..., 1:])).any(dim=2)

@@ -9,10 +9,36 @@ Shapes: B batch, H query heads, G key/value heads, N = H / G heads per group, Q 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["grouped_attention"]
+__all__ = ["grouped_attention", "plain_where_quicker"]
+
+_MOST_PLAIN = 160 * 160
+"""Rows x columns up to which plain attention was the quicker one to differentiate, and its weights are still small."""
+_SWITCH = RLock()
+"""The choice of a backend is the process's: one forward at a time may make it."""
+
+
+@contextmanager
+def plain_where_quicker(rows: int, columns: int, device: torch.device) -> Iterator[None]:
+    """Take torch's plain attention for a small forward with gradients under bfloat16 autocast on a CPU.
+
+    The fused kernel's backward pass is slow there: a quarter of a training step on short prompts (docs/LOG.md). The two
+    differ by rounding alone. Not for a forward that activation checkpointing runs again, outside of this.
+    """
+    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    if half and device.type == "cpu" and torch.is_grad_enabled() and rows * columns <= _MOST_PLAIN:
+        with _SWITCH, sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        yield
 
 
 def grouped_attention(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["additive", "latest_check", "right_aligned", "safety_mask", "text_mask"]
+__all__ = ["additive", "latest_check", "right_aligned", "safety_mask", "text_mask", "visible"]
 
 
 def text_mask(query_pos_BT: Tensor, key_pos_BC: Tensor, window: int | None = None) -> Tensor:
@@ -38,6 +38,26 @@ def text_mask(query_pos_BT: Tensor, key_pos_BC: Tensor, window: int | None = Non
     if window is not None:
         attend_BTC &= query - key < window
     return attend_BTC
+
+
+def visible(key_pos_BC: Tensor, ranges: Sequence[Sequence[Sequence[tuple[int, int]]]], checks: int) -> Tensor:
+    """Return which text columns each safety row sees.
+
+    Args:
+        key_pos_BC: (B, C) positions of the text columns; -1 marks padding, which nobody sees.
+        ranges: Per row and check, the (start, end) positions it sees.
+        checks: K; rows with fewer are filled up with checks that see nothing.
+
+    Returns:
+        (B, K, C) bool.
+    """
+    most = max((len(own) for row in ranges for own in row), default=1)
+    table = torch.full((len(ranges), checks, most, 2), -2, dtype=torch.long)
+    for b, row in enumerate(ranges):
+        for k, own in enumerate(row):
+            table[b, k, : len(own)] = torch.tensor(own)
+    keys = key_pos_BC[:, None, None, :]
+    return ((keys >= table[..., :1]) & (keys < table[..., 1:])).any(dim=2)
 
 
 def latest_check(query_pos_BT: Tensor, since_BK: Tensor, stored_B: Tensor | None = None) -> Tensor:

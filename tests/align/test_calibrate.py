@@ -90,6 +90,21 @@ def test_lookalikes_raise_the_thresholds_of_the_presets_they_limit(model: SafeSi
     assert calibrate(model, answers, budget).presets == free.presets
 
 
+def test_windows_keep_the_threshold_they_have_at_least(model: SafeSignalModel) -> None:
+    torch.manual_seed(1)
+    randomise_(model.forward_signal.adapter)
+    model.forward_signal.adapter.requires_grad_(False)
+    model.trained_signal = True
+    answers = [model.encode_one(f"question {i}", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
+    budget = {"strict": 0.5, "balanced": 0.2, "permissive": 0.1}
+    free = calibrate(model, answers, budget).presets
+    kept = calibrate(model, answers, budget, least_windows={"strict": 0.99, "balanced": 0.0}).presets
+    assert kept["strict"].window == 0.99 > free["strict"].window
+    assert kept["strict"].prompt == free["strict"].prompt
+    assert kept["strict"].measured_fpr <= free["strict"].measured_fpr
+    assert [kept[name] for name in ("balanced", "permissive")] == [free[name] for name in ("balanced", "permissive")]
+
+
 def test_nothing_to_calibrate_on_is_an_error(model: SafeSignalModel) -> None:
     with pytest.raises(DataError, match="no benign validation answer"):
         calibrate(model, [], {"strict": 0.05, "balanced": 0.02, "permissive": 0.005})

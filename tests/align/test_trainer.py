@@ -13,8 +13,9 @@ from safesignal.align.config import RECIPES, AlignConfig
 from safesignal.align.examples import encode_examples, load_mixture
 from safesignal.align.gated import GatedRecipe
 from safesignal.align.run import align
+from safesignal.align.thresholds import recalibrate
 from safesignal.align.trainer import Progress, Trainer
-from safesignal.config import SignalConfig
+from safesignal.config import PRESETS, OperatingPoint, SignalConfig
 from safesignal.data.records import Record, append_jsonl
 from safesignal.errors import AdapterError, DataError, UsageError
 from safesignal.modeling.model import SafeSignalModel
@@ -180,6 +181,22 @@ def test_a_reader_is_added_to_an_adapter_and_trained_by_queries_alone(tmp_path: 
     config = replace(config, start=str(tmp_path / "second"))
     with pytest.raises(UsageError, match=r"reader_rank = 2.*asks for: 8"):
         GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=8))
+
+
+def test_thresholds_of_windows_stay_where_they_were_if_windows_are_not_trained(tmp_path: Path) -> None:
+    first = make_model()
+    first.config = replace(first.config, presets=dict.fromkeys(PRESETS, OperatingPoint(0.6, 0.97)))
+    saved(tmp_path, first)
+    config = replace(CONFIG, start=str(tmp_path / "adapter"), windows=False)
+    recipe = GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=2))
+    assert recipe.model.config.presets == first.config.presets
+    recipe.model.trained_signal = True
+    answers = [replace(row, response="an answer", response_label="benign") for row in make_records(20)]
+    recalibrate(recipe.model, answers, [], config)
+    assert {point.window for point in recipe.model.config.presets.values()} == {0.97}
+    assert {point.prompt for point in recipe.model.config.presets.values()} != {0.6}
+    recalibrate(recipe.model, answers, [], replace(config, windows=True))
+    assert max(point.window for point in recipe.model.config.presets.values()) < 0.97
 
 
 def test_queries_teach_the_reader_and_answers_the_windows(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def calibrate(
     *,
     lookalikes: Sequence[Encoded] = (),
     lookalike_fpr: Mapping[str, float] = MappingProxyType({}),
+    least_windows: Mapping[str, float] = MappingProxyType({}),
     schedule: Schedule | None = None,
     batch_size: int = 16,
 ) -> Calibration:
@@ -63,6 +64,7 @@ def calibrate(
         target_fpr: Share of answers that each preset may refuse or stop, in (0, 1).
         lookalikes: Its answers to benign prompts that sound harmful.
         lookalike_fpr: Share of those that each preset may refuse or stop, in (0, 1); a preset not named has no limit.
+        least_windows: Window threshold that each preset has at least, in [0, 1]; a preset not named has none.
         schedule: When answers are checked; None takes the model's.
         batch_size: Rows read together.
 
@@ -80,7 +82,7 @@ def calibrate(
     alarms: dict[str, float] = {}
     for name, target in target_fpr.items():
         budgets = [target, *([lookalike_fpr[name]] if name in lookalike_fpr else [])]
-        policy = _lowest_policy(readers, base, budgets)
+        policy = _lowest_policy(readers, base, budgets, least_windows.get(name, 0.0))
         rates = [_refused(reader, policy) for reader in readers]
         presets[name] = OperatingPoint(
             policy.threshold, policy.window_threshold, target, round(rates[0], 5), len(answers)
@@ -99,14 +101,17 @@ def require_answers(answers: Sequence[object]) -> None:
         )
 
 
-def _lowest_policy(readers: Sequence[WindowReader], base: Policy, budgets: Sequence[float]) -> Policy:
-    """Return the policy with the lowest thresholds that keep to the budgets of the first readers."""
+def _lowest_policy(readers: Sequence[WindowReader], base: Policy, budgets: Sequence[float], least: float) -> Policy:
+    """Return the policy with the lowest thresholds that keep to the budgets of the first readers.
+
+    That of windows is `least` or above.
+    """
     demands = list(zip(readers, budgets, strict=False))
     prompt = max(lowest_threshold(reader.queries(), budget / 2) for reader, budget in demands)
     window = max(
         _window_threshold(reader, base, share_left(reader.queries(), prompt, budget)) for reader, budget in demands
     )
-    return replace(base, threshold=prompt, window_threshold=window)
+    return replace(base, threshold=prompt, window_threshold=max(window, least))
 
 
 def _refused(reader: WindowReader, policy: Policy) -> float:

@@ -100,7 +100,8 @@ class AlignConfig:
     checks_per_row: int = 6
     """Safety rows drawn per sequence: the query, and windows of the answer."""
     windows: bool = True
-    """`gated`: learn checks of answers too; off trains queries alone, each prompt once, and leaves answers unread."""
+    """`gated`: learn checks of answers too; off trains queries alone, each prompt once, leaves answers unread and the
+    thresholds of windows no lower than they were."""
     wide_share: float = 0.15
     """Share of windows that reach further back than r2, as after a false alarm."""
     around_share: float = 0.15

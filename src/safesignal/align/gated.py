@@ -181,7 +181,10 @@ def _begin_reader(model: SafeSignalModel) -> None:
 
 
 def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:
-    """Return the settings of a run that goes on: those asked for, or, where nothing was, those it started from."""
+    """Return the settings of a run that goes on: those asked for, or, where nothing was, those it started from.
+
+    Thresholds are those it started from, until others are calibrated.
+    """
     if asked == SignalConfig():
         return started
     differing = [name for name in _BUILT if getattr(started, name) != getattr(asked, name)]
@@ -193,4 +196,4 @@ def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:
             f"{', '.join(str(getattr(asked, name)) for name in differing)}.",
             hint="leave the signal's settings out to take those of the start",
         )
-    return asked
+    return replace(asked, presets=started.presets)

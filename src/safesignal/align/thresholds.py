@@ -51,9 +51,7 @@ def choose_thresholds(model: SafeSignalModel, rows: Rows, metrics: Figures, conf
         DataError: If there is no answer to calibrate on.
     """
     answers = calibration_answers(model, rows.records, rows.val, config)
-    lookalikes = _job_answers(model, rows.records, config.lookalike_job, config)
-    found = calibrate(model, answers, config.target_fpr, lookalikes=lookalikes, lookalike_fpr=config.lookalike_fpr)
-    model.config = replace(model.config, presets=found.presets)
+    found = _calibrated(model, answers, _job_answers(model, rows.records, config.lookalike_job, config), config)
     return Finished(metrics, found, {"lookalikes": {"n": found.n_lookalikes, "measured_fpr": found.lookalikes}})
 
 
@@ -125,8 +123,20 @@ def recalibrate(
         UsageError: If look-alikes are limited and there are none.
     """
     require_lookalikes(lookalikes, config)
-    own, alike = _encoded(model, answers), _encoded(model, lookalikes)
-    found = calibrate(model, own, config.target_fpr, lookalikes=alike, lookalike_fpr=config.lookalike_fpr)
+    return _calibrated(model, _encoded(model, answers), _encoded(model, lookalikes), config)
+
+
+def _calibrated(
+    model: SafeSignalModel, answers: Sequence[Encoded], lookalikes: Sequence[Encoded], config: AlignConfig
+) -> Calibration:
+    """Put calibrated presets into the model.
+
+    Where windows were not trained, theirs stay at least as high as they were: what a better check of queries leaves of
+    the budget of ordinary answers would go to windows that are no better, and be paid for by look-alikes.
+    """
+    least = {} if config.windows else {name: point.window for name, point in model.config.presets.items()}
+    limits = {"lookalike_fpr": config.lookalike_fpr, "least_windows": least}
+    found = calibrate(model, answers, config.target_fpr, lookalikes=lookalikes, **limits)
     model.config = replace(model.config, presets=found.presets)
     return found
 

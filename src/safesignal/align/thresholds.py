@@ -135,8 +135,14 @@ def _calibrated(
     the budget of ordinary answers would go to windows that are no better, and be paid for by look-alikes.
     """
     least = {} if config.windows else {name: point.window for name, point in model.config.presets.items()}
-    limits = {"lookalike_fpr": config.lookalike_fpr, "least_windows": least}
-    found = calibrate(model, answers, config.target_fpr, lookalikes=lookalikes, **limits)
+    found = calibrate(
+        model,
+        answers,
+        config.target_fpr,
+        lookalikes=lookalikes,
+        lookalike_fpr=config.lookalike_fpr,
+        least_windows=least,
+    )
     model.config = replace(model.config, presets=found.presets)
     return found
 

@@ -318,15 +318,15 @@ class SignalForward(nn.Module):
 
     def _begun_alike(self, reader: Signal, ids: Sequence[int], rows: int) -> TextState:
         """Read what all prompts begin with, most often the template's system text, once; gradients flow back to it."""
-        alone, state, once, count = self.new_state(1), self.new_state(rows), DynamicCache(), len(ids)
-        self._check_lengths(alone, [count])
+        alone, state, count = self.new_state(1), self.new_state(rows), len(ids)
+        once: Any = DynamicCache()
         embeds_1TD = self.base.get_input_embeddings()(torch.tensor([ids], device=self.base.device))
         keys_1C = alone.key_positions([count], count, stored=False)
         arguments = self._arguments(alone, keys_1C, embeds_1TD, [[]], reader.cls_D)
         with reader.gate.open(count, count), plain_where_quicker(count, count, self.base.device):
             self.stack.decoder(**arguments | {self.stack.cache_argument: once})
-        every = (rows, -1, -1, -1)
-        state.cache.fill([(read.keys.expand(every), read.values.expand(every)) for read in once.layers], fixed=True)
+        read = [tuple(part.expand(rows, -1, -1, -1) for part in (own.keys, own.values)) for own in once.layers]
+        state.cache.fill(read, fixed=True)
         state.lengths = [count] * rows
         return state
 

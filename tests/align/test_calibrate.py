@@ -17,6 +17,14 @@ from safesignal.rules import ANNEALING
 from tests.support import randomise_
 
 
+def draw(model: SafeSignalModel) -> None:
+    """Give the signal weights that are not trained and not zero, and let it pass for trained."""
+    torch.manual_seed(1)
+    randomise_(model.forward_signal.adapter)
+    model.forward_signal.adapter.requires_grad_(False)
+    model.trained_signal = True
+
+
 def test_the_lowest_threshold_against_hand_computed_values() -> None:
     signals = [0.1, 0.6, 0.7, 0.8, 0.9, 0.2, 0.3, 0.4, 0.5, 0.55]
     assert lowest_threshold(signals, 0.1) == pytest.approx(0.85, abs=1e-3)
@@ -41,10 +49,7 @@ def test_windows_get_what_the_query_leaves_of_the_budget() -> None:
 
 
 def test_a_query_that_refuses_nothing_leaves_the_windows_the_whole_budget(model: SafeSignalModel) -> None:
-    torch.manual_seed(1)
-    randomise_(model.forward_signal.adapter)
-    model.forward_signal.adapter.requires_grad_(False)
-    model.trained_signal = True
+    draw(model)
     answers = [model.encode_one("one and the same question", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
     point = calibrate(model, answers, {"strict": 0.5, "balanced": 0.2, "permissive": 0.1}).presets["balanced"]
     fired = WindowReader(model.forward_signal, answers, ANNEALING, batch_size=3).fired(
@@ -54,10 +59,7 @@ def test_a_query_that_refuses_nothing_leaves_the_windows_the_whole_budget(model:
 
 
 def test_a_preset_keeps_its_budget_under_decoding_rules(model: SafeSignalModel) -> None:
-    torch.manual_seed(1)
-    randomise_(model.forward_signal.adapter)
-    model.forward_signal.adapter.requires_grad_(False)
-    model.trained_signal = True
+    draw(model)
     answers = [model.encode_one(f"question {i}", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
     result = calibrate(model, answers, {"strict": 0.5, "balanced": 0.2, "permissive": 0.1}, batch_size=6)
     for name, target in (("strict", 0.5), ("balanced", 0.2), ("permissive", 0.1)):
@@ -72,10 +74,7 @@ def test_a_preset_keeps_its_budget_under_decoding_rules(model: SafeSignalModel) 
 
 
 def test_lookalikes_raise_the_thresholds_of_the_presets_they_limit(model: SafeSignalModel) -> None:
-    torch.manual_seed(1)
-    randomise_(model.forward_signal.adapter)
-    model.forward_signal.adapter.requires_grad_(False)
-    model.trained_signal = True
+    draw(model)
     answers = [model.encode_one(f"question {i}", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
     alike = [model.encode_one(f"kill process {i}", f"stop {i * 104729} now " * (1 + i % 3)) for i in range(20)]
     budget = {"strict": 0.5, "balanced": 0.5, "permissive": 0.5}
@@ -91,10 +90,7 @@ def test_lookalikes_raise_the_thresholds_of_the_presets_they_limit(model: SafeSi
 
 
 def test_windows_keep_the_threshold_they_have_at_least(model: SafeSignalModel) -> None:
-    torch.manual_seed(1)
-    randomise_(model.forward_signal.adapter)
-    model.forward_signal.adapter.requires_grad_(False)
-    model.trained_signal = True
+    draw(model)
     answers = [model.encode_one(f"question {i}", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
     budget = {"strict": 0.5, "balanced": 0.2, "permissive": 0.1}
     free = calibrate(model, answers, budget).presets

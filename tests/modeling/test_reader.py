@@ -127,11 +127,14 @@ def test_what_prompts_begin_with_is_read_once_and_learns_from_all_of_them(
 
 
 @pytest.mark.parametrize(("worth", "readings"), [(1, 2), (6, 2), (7, 1)])
-def test_a_beginning_is_shared_where_that_saves_enough(worth: int, readings: int) -> None:
+def test_a_beginning_is_shared_where_that_saves_enough(
+    worth: int, readings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three prompts that share three tokens save six rows."""
+    monkeypatch.setattr(forward_module, "_WORTH_SHARING", worth)
     forward, count = reading().forward_signal, []
     handle = forward.stack.decoder.register_forward_hook(lambda *_: count.append(1))
-    forward._read_anew([forward.sight([(0, 4)], query=[5, 6, 7, last]) for last in (1, 2, 3)], worth=worth)
+    forward._read_anew([forward.sight([(0, 4)], query=[5, 6, 7, last]) for last in (1, 2, 3)])
     handle.remove()
     assert len(count) == readings
 

@@ -132,8 +132,9 @@ def estimate(shape: ModelShape, config: AlignConfig) -> Estimate:
     longest, learnt = config.max_prompt_tokens + config.max_answer_tokens, config.max_answer_tokens
     if config.recipe == "pretrain":
         longest = learnt = config.max_prompt_tokens
-    most = max(longest, config.batch_tokens) if config.batch_tokens else config.batch_size * longest
-    tokens = min(config.batch_size * longest, most)
+    tokens = config.batch_size * longest
+    if config.batch_tokens:
+        tokens = min(tokens, max(longest, config.batch_tokens))
     answers = min(config.batch_size * learnt, tokens)
     parts = {
         "frozen weights": 0.0 if full else 2.0 * base,

@@ -122,13 +122,11 @@ class TextStore:
         wide = [heads * size for heads, size in self.shapes for _ in range(2)]
         parts = [part.to(self.forward.base.dtype) for part in text_BSF.split(wide, dim=2)]
         state = self.forward.new_state(len(places))
-        state.cache.fill(
-            [
-                tuple(part.unflatten(2, shape).transpose(1, 2).contiguous() for part in parts[2 * i : 2 * i + 2])
-                for i, shape in enumerate(self.shapes)
-            ]
-        )
-        state.lengths = list(lengths)
+        text = [
+            tuple(part.unflatten(2, shape).transpose(1, 2).contiguous() for part in parts[2 * i : 2 * i + 2])
+            for i, shape in enumerate(self.shapes)
+        ]
+        state.fill(text, lengths)
         return state
 
 

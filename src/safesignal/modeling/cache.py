@@ -190,6 +190,12 @@ class TextState:
         self.lengths = [0] * rows
         self.since = [-1] * rows
 
+    def fill(self, text: Sequence[tuple[Tensor, ...]], lengths: Sequence[int], *, fixed: bool = False) -> None:
+        """Begin with text that is known (:meth:`TextCache.fill`); one row of it begins all rows alike, not copied."""
+        rows = len(lengths)
+        self.cache.fill([tuple(part.expand(rows, -1, -1, -1) for part in layer) for layer in text], fixed=fixed)
+        self.lengths = list(lengths)
+
     def columns(self, fed: Sequence[int], new: int, *, stored: bool) -> list[list[tuple[int, int]]]:
         """Return, per row, its text columns once `fed` tokens lie right-aligned in `new` fresh columns.
 

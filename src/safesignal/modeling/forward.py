@@ -244,7 +244,7 @@ class SignalForward(nn.Module):
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
             fused_BV, _ = self.feed(self.new_state(1), tokens, sights)
             if self.adapter.reader:
-                self._read_anew([self.sight([(0, 2)], query=[0, 1]), self.sight([(0, 2)], query=[0, 0])], worth=0)
+                self._read_after(1, [self.sight([(0, 2)], query=[0, last]) for last in (0, 1)])
         except torch.OutOfMemoryError:
             raise  # says nothing about the stack
         except (SignalMaskError, RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -297,38 +297,36 @@ class SignalForward(nn.Module):
             logits = self.base(logits_to_keep=last_columns(new, 1).to(device), **arguments).logits
             return logits[:, -1], self._taken_hidden()[:, new:]
 
-    def _read_anew(self, sights: Sequence[Sight], worth: int | None = None) -> Tensor:
+    def _read_anew(self, sights: Sequence[Sight]) -> Tensor:
         """Read prompts under the reader's weights on every row: the (N, 1, D) hidden state of the [CLS] behind each.
 
         That [CLS] sees the whole prompt, template and all: what the base would say next is decided at its end.
         """
-        reader, tokens = self.adapter.reader, [sight.ids for sight in sights]
+        shared = common_prefix([sight.ids for sight in sights])
+        return self._read_after(shared if (len(sights) - 1) * shared >= _WORTH_SHARING else 0, sights)
+
+    def _read_after(self, shared: int, sights: Sequence[Sight]) -> Tensor:
+        """Read the first `shared` ids of all prompts, most often the template's system text, once, then the rest."""
+        reader, device = self.adapter.reader, self.base.device
         assert reader is not None
-        whole, shared = [[self.sight([(0, len(ids))])] for ids in tokens], common_prefix(tokens)
+        state, tokens = self.new_state(len(sights)), [sight.ids[shared:] for sight in sights]
+        whole, rows = [[self.sight([(0, len(sight.ids))])] for sight in sights], max(map(len, tokens)) + 1
         with self._lock:
-            alike = (len(tokens) - 1) * shared >= max(1, _WORTH_SHARING if worth is None else worth)
-            state = self._begun_alike(reader, tokens[0][:shared], len(tokens)) if alike else self.new_state(len(tokens))
-            tokens = [ids[held:] for ids, held in zip(tokens, state.lengths, strict=True)]
-            width = max(map(len, tokens)) + 1
-            with (
-                reader.gate.open(width, width),
-                plain_where_quicker(width, state.cache.width + width, self.base.device),
-            ):
+            if shared:
+                state.fill(self._keys_and_values(reader, sights[0].ids[:shared]), [shared] * len(sights), fixed=True)
+            with reader.gate.open(rows, rows), plain_where_quicker(rows, shared + rows, device):
                 return self._whole_pass(tokens, whole, reader.cls_D, state)[:, -1:]
 
-    def _begun_alike(self, reader: Signal, ids: Sequence[int], rows: int) -> TextState:
-        """Read what all prompts begin with, most often the template's system text, once; gradients flow back to it."""
-        alone, state, count = self.new_state(1), self.new_state(rows), len(ids)
-        once: Any = DynamicCache()
-        embeds_1TD = self.base.get_input_embeddings()(torch.tensor([ids], device=self.base.device))
+    def _keys_and_values(self, reader: Signal, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Read a text under the reader's weights: by layer, keys and values (1, G, S, D), gradients where recorded."""
+        alone, count, device = self.new_state(1), len(ids), self.base.device
+        kept: Any = DynamicCache()
+        embeds_1TD = self.base.get_input_embeddings()(torch.tensor([ids], device=device))
         keys_1C = alone.key_positions([count], count, stored=False)
         arguments = self._arguments(alone, keys_1C, embeds_1TD, [[]], reader.cls_D)
-        with reader.gate.open(count, count), plain_where_quicker(count, count, self.base.device):
-            self.stack.decoder(**arguments | {self.stack.cache_argument: once})
-        read = [tuple(part.expand(rows, -1, -1, -1) for part in (own.keys, own.values)) for own in once.layers]
-        state.cache.fill(read, fixed=True)
-        state.lengths = [count] * rows
-        return state
+        with reader.gate.open(count, count), plain_where_quicker(count, count, device):
+            self.stack.decoder(**arguments | {self.stack.cache_argument: kept})
+        return [(layer.keys, layer.values) for layer in kept.layers]
 
     def _whole_pass(
         self,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from safesignal.errors import SignalError
-from safesignal.nn.head import SignalHead, mean_log_odds
+from safesignal.nn.head import SignalHead
 from tests.support import randomise_
 
 D = 16
@@ -57,12 +57,3 @@ def test_autocast_does_not_lower_its_precision() -> None:
         within = head.logits(hidden)
     assert within.dtype == torch.float32
     assert torch.equal(within, head.logits(hidden))
-
-
-@pytest.mark.parametrize(
-    ("signals", "expected"),
-    [((0.9,), 0.9), ((0.5, 0.5), 0.5), ((0.9, 0.1), 0.5), ((0.8, 0.5), 2 / 3), ((1.0, 1.0), 1.0), ((0.0, 1.0), 0.5)],
-)
-def test_the_mean_of_log_odds(signals: tuple[float, ...], expected: float) -> None:
-    assert mean_log_odds(*signals) == pytest.approx(expected, abs=1e-6)
-    assert mean_log_odds(*reversed(signals)) == mean_log_odds(*signals)

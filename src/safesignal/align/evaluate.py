@@ -96,15 +96,14 @@ def place_checks(
 ) -> tuple[list[Placed], list[Placed]]:
     """Draw a batch's checks: those that look at what the base has read, and those that a reader reads anew.
 
-    A query is read in both ways, each with a loss of its own; where windows are not trained, anew alone.
+    A query that is read anew is not looked at besides.
     """
     placed = [
         (b, check, model.forward_signal.sight(e.encoded.ranges(check.span), query=e.encoded.query_ids(check.span)))
         for b, e in enumerate(batch)
         for check in draw_checks(e, model.config, config, epoch)
     ]
-    anew = [one for one in placed if one[2].ids]
-    return (placed if config.windows or not anew else []), anew
+    return [one for one in placed if not one[2].ids], [one for one in placed if one[2].ids]
 
 
 def cls_loss(scores: Tensor, targets: Tensor, config: AlignConfig) -> Tensor:

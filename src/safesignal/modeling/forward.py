@@ -4,9 +4,8 @@ Rows `[x_t, CLS, ...]` share a forward, a mask lets each [CLS] row see its span,
 only. Asked for separately, text goes through the base model exactly as transformers would send it, and the [CLS] rows
 follow in a pass of their own.
 
-Where the adapter has a reader, a check of the query alone also reads the prompt anew, in a forward of its own whose
-rows are all the signal's (what the prompts of a batch begin with comes first, once for all); nothing of it stays, and
-the two readings count by the mean of their log-odds.
+Where the adapter has a reader, a check of the query alone reads the prompt anew instead, in a forward of its own whose
+rows are all the signal's (what the prompts of a batch begin with comes first, once for all); nothing of it stays.
 
 In the joint recipe answer tokens see the signal: each sees one check, the latest that was complete before it. The
 latest check of a forward is kept with the row (`modeling/cache.py`) and shown to the text of later ones.
@@ -33,7 +32,6 @@ from safesignal.modeling.adapter import Adapter, Signal
 from safesignal.modeling.cache import TextCache, TextState, common_prefix
 from safesignal.modeling.families import describe, unsupported
 from safesignal.nn.attention import grouped_attention, plain_where_quicker
-from safesignal.nn.head import mean_log_odds
 from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask, visible
 from safesignal.nn.narrow import NarrowProducts
 
@@ -76,7 +74,7 @@ class Sight:
         ranges: The (start, end) positions it sees.
         position: Its own position id.
         since: The first text position that sees it; -1: nobody does.
-        ids: The prompt it reads anew besides; empty: it only looks at what the base has read.
+        ids: The prompt it reads anew; empty: it looks at what the base has read.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -140,7 +138,7 @@ class SignalForward(nn.Module):
         Args:
             ranges: (start, end) positions.
             since: First text position that sees it in turn; None: nobody does, as always in the gated recipe.
-            query: Ids of the whole prompt, of a check of the query alone: an adapter with a reader also reads it anew.
+            query: Ids of the whole prompt, of a check of the query alone: an adapter with a reader reads it anew.
         """
         ranges = tuple((start, end) for start, end in ranges if end > start)
         if not ranges:
@@ -170,15 +168,16 @@ class SignalForward(nn.Module):
         Returns:
             The (B, V) scores after each row's last token (None without any token), and each row's signals.
         """
-        scores_BV, signals = self._feed(state, tokens, sights, fused=fused)
+        looking = [[sight for sight in own if not sight.ids] for own in sights]
         anew = [sight for own in sights for sight in own if sight.ids]
+        scores_BV, signals = self._feed(state, tokens, looking, fused=fused)
         if not anew:
             return scores_BV, signals
         assert self.adapter.reader is not None
         read = iter(self.adapter.reader.head(self._read_anew(anew))[:, 0].tolist())
+        found = map(iter, signals)
         return scores_BV, [
-            [mean_log_odds(signal, next(read)) if sight.ids else signal for sight, signal in zip(own, row, strict=True)]
-            for own, row in zip(sights, signals, strict=True)
+            [next(read if sight.ids else row) for sight in own] for own, row in zip(sights, found, strict=True)
         ]
 
     def _feed(

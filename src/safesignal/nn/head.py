@@ -5,17 +5,12 @@ Shapes: B batch, K safety rows, D hidden size.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from safesignal.errors import SignalError
 
-__all__ = ["SignalHead", "mean_log_odds"]
-
-_SUREST = 1e-7
-"""How near to 0 and 1 a signal may count: float32 rounds to them, and their log-odds are infinite."""
+__all__ = ["SignalHead"]
 
 
 class SignalHead(nn.Module):
@@ -47,9 +42,3 @@ class SignalHead(nn.Module):
                 hint="the adapter or the base model has non-finite weights; load both again, or try `--dtype float32`",
             )
         return signal_BK
-
-
-def mean_log_odds(*signals: float) -> float:
-    """Return the probability whose log-odds are the mean of those of the signals, each in [0, 1]."""
-    odds = [math.log(p / (1 - p)) for p in (min(max(signal, _SUREST), 1 - _SUREST) for signal in signals)]
-    return 1 / (1 + math.exp(-sum(odds) / len(odds)))

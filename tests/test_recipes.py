@@ -81,12 +81,17 @@ def written() -> list[list[str]]:
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
     steps = ["rollouts", "data", "data", "align"]
-    assert [words[0] for words in commands[:11]] == [*steps, "align", "data", "align", *steps]
-    before, reader, again, other = (parsed(commands[i]) for i in (3, 4, 6, 10))
-    assert (before["start"], reader["start"], other["start"]) == (None, before["output"], None)
-    assert again["start"] == reader["output"]
-    assert {*reader["data"], parsed(commands[5])["output"]} == {*again["data"]}
-    assert [run["output"] for run in (again, other)] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
+    assert [words[0] for words in commands[:13]] == [*steps, "align", "data", "align", "data", "align", *steps]
+    before, reader, more, again, still_more, last, other = (parsed(commands[i]) for i in (3, 4, 5, 6, 7, 8, 12))
+    starts = [run["start"] for run in (before, reader, again, last, other)]
+    assert starts == [None, before["output"], reader["output"], again["output"], None]
+    assert {*reader["data"], more["output"]} == {*again["data"]}
+    assert {still_more["output"], "runs/smollm2/rollouts.jsonl"} == {*last["data"]}
+    seen = {Path(part.file).name for part in load_recipe(REPO / still_more["recipe"]).parts} - {
+        path.name for path in (RECIPES / "contrast").glob("*.jsonl")
+    }
+    assert seen == {Path(reader["data"][0]).name, Path(more["output"]).name}, "what it has seen, by the name it was given"
+    assert [run["output"] for run in (last, other)] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
     assert len(built) >= 7
     for options in built:

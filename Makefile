@@ -68,9 +68,9 @@ test: $(VENV)/.stamp-dev
 test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
 
-# Nine steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
-# on, the signal that looks at text (SmolLM2: 30 GiB of disk), the reader of queries, and twice more requests and the
-# reader once more. Only rows whose licence lets the result ship. The second adapter has the plan and the requests of
+# Eleven steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
+# on, the signal that looks at text (SmolLM2: 30 GiB of disk), answers to look-alikes and that signal once more, the
+# reader of queries, and twice more requests and the reader once more. Only rows whose licence lets the result ship. The second adapter has the plan and the requests of
 # the first, half of the plan's answers, and no reader.
 DATA ?= ../shared/data
 
@@ -97,7 +97,9 @@ signal-smollm2 signal-gemma3:
 	@$(BIN)/safesignal align $(BASE) --config recipes/$(NAME).toml --data runs/$(NAME)/requests.jsonl --data runs/$(NAME)/answers.jsonl --output runs/$(NAME)/$(SIGNAL)
 
 adapter: signal-smollm2
-	@$(BIN)/safesignal align --config recipes/smollm2-reader.toml --start runs/smollm2/without-reader --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/one-reading
+	@$(BIN)/safesignal rollouts --plan recipes/smollm2-lookalikes.toml --output runs/smollm2/lookalikes.jsonl
+	@$(BIN)/safesignal align --config recipes/smollm2-lookalikes.toml --start runs/smollm2/without-reader --data runs/smollm2/answers.jsonl --data runs/smollm2/lookalikes.jsonl --output runs/smollm2/lookalikes
+	@$(BIN)/safesignal align --config recipes/smollm2-reader.toml --start runs/smollm2/lookalikes --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/one-reading
 	@$(BIN)/safesignal data build recipes/smollm2-twins.yaml --data_dir $(DATA) --output runs/smollm2/twins.jsonl --overwrite
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-twins.toml --start runs/smollm2/one-reading --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --data runs/smollm2/twins.jsonl --output runs/smollm2/two-readings
 	@$(BIN)/safesignal data build recipes/smollm2-twins-2.yaml --data_dir $(DATA) --output runs/smollm2/twins-2.jsonl --overwrite

@@ -81,10 +81,14 @@ def written() -> list[list[str]]:
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
     steps = ["rollouts", "data", "data", "align"]
-    assert [words[0] for words in commands[:13]] == [*steps, "align", "data", "align", "data", "align", *steps]
-    before, reader, more, again, still_more, last, other = (parsed(commands[i]) for i in (3, 4, 5, 6, 7, 8, 12))
-    starts = [run["start"] for run in (before, reader, again, last, other)]
-    assert starts == [None, before["output"], reader["output"], again["output"], None]
+    once_more = ["rollouts", "align", "align", "data", "align", "data", "align"]
+    assert [words[0] for words in commands[:15]] == [*steps, *once_more, *steps]
+    answers, before, own, looking, reader, more, again, still_more, last, other = (
+        parsed(commands[i]) for i in (2, 3, 4, 5, 6, 7, 8, 9, 10, 14)
+    )
+    starts = [run["start"] for run in (before, looking, reader, again, last, other)]
+    assert starts == [None, before["output"], looking["output"], reader["output"], again["output"], None]
+    assert [answers["output"], own["output"]] == list(looking["data"])
     assert {*reader["data"], more["output"]} == {*again["data"]}
     assert {still_more["output"], "runs/smollm2/rollouts.jsonl"} == {*last["data"]}
     seen = {Path(part.file).name for part in load_recipe(REPO / still_more["recipe"]).parts} - {

@@ -121,7 +121,7 @@ def _refused(reader: WindowReader, policy: Policy) -> float:
 
 
 def lowest_threshold(signals: Sequence[float], share: float) -> float:
-    """Return the lowest threshold that at most `share` of the signals reach, halfway to the next one below.
+    """Return the lowest threshold that at most `share` of the signals reach.
 
     Rounded to 4 digits, never below 0.5: a signal that calls itself benign does not refuse.
     """
@@ -129,9 +129,7 @@ def lowest_threshold(signals: Sequence[float], share: float) -> float:
     ordered = sorted(signals, reverse=True)
     if allowed >= len(ordered):
         return 0.5
-    below = ordered[allowed]
-    above = ordered[allowed - 1] if allowed else 1.0
-    return max(0.5, round(min(1.0, (below + above) / 2 + 5e-5), 4))
+    return max(0.5, min(1.0, round(ordered[allowed] + 1e-4, 4)))
 
 
 def share_left(signals: Sequence[float], threshold: float, budget: float) -> float:

@@ -94,7 +94,9 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
     seen = {Path(part.file).name for part in load_recipe(REPO / still_more["recipe"]).parts} - {
         path.name for path in (RECIPES / "contrast").glob("*.jsonl")
     }
-    assert seen == {Path(reader["data"][0]).name, Path(more["output"]).name}, "what it has seen, by the name it was given"
+    assert seen == {Path(reader["data"][0]).name, Path(more["output"]).name}, (
+        "what it has seen, by the name it was given"
+    )
     assert [run["output"] for run in (last, other)] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
     assert len(built) >= 7

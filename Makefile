@@ -70,8 +70,8 @@ test-slow: $(VENV)/.stamp-dev
 
 # Eleven steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
 # on, the signal that looks at text (SmolLM2: 30 GiB of disk), answers to look-alikes and that signal once more, the
-# reader of queries, and twice more requests and the reader once more. Only rows whose licence lets the result ship. The second adapter has the plan and the requests of
-# the first, half of the plan's answers, and no reader.
+# reader of queries, and twice more requests and the reader once more. Only rows whose licence lets the result ship. The
+# second adapter has the plan and the requests of the first, half of the plan's answers, and no reader.
 DATA ?= ../shared/data
 
 BASE :=

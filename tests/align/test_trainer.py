@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from safesignal.align.config import RECIPES, AlignConfig
+from safesignal.align.evaluate import place_checks
 from safesignal.align.examples import encode_examples, load_mixture
 from safesignal.align.gated import GatedRecipe
 from safesignal.align.run import align
@@ -209,6 +210,18 @@ def test_queries_teach_the_reader_and_answers_the_windows(tmp_path: Path) -> Non
     assert sum(losses[-6:]) < 0.6 * sum(losses[:6])
     assert [name for name, value in weights(run).items() if torch.equal(value, before[name])] == []
     assert run.history[-1]["prompt_auc"] == pytest.approx(1.0)
+
+
+def test_a_query_that_is_read_anew_is_not_looked_at_besides() -> None:
+    for rank in (0, 4):
+        model = make_model(reader_rank=rank)
+        examples, _ = encode_examples(model, make_records(), CONFIG)
+        looking, anew = place_checks(model, examples, CONFIG, 0)
+        queries = {index for index, example in enumerate(examples) if example.prompt_is_malicious is not None}
+        assert queries
+        assert {index for index, check, _ in looking if check.span.query} == (set() if rank else queries)
+        assert {index for index, _, _ in anew} == (queries if rank else set())
+        assert any(not check.span.query for _, check, _ in looking)
 
 
 def test_a_run_goes_on_from_nothing_of_another_kind(tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ def _refused(reader: WindowReader, policy: Policy) -> float:
 def lowest_threshold(signals: Sequence[float], share: float) -> float:
     """Return the lowest threshold that at most `share` of the signals reach.
 
-    Rounded to 4 digits, never below 0.5: a signal that calls itself benign does not refuse.
+    Rounded to 4 digits, never below 0.5: a signal that calls itself benign does not refuse. Never above 1, which a
+    signal of 1 reaches whatever the share.
     """
     allowed = math.floor(share * len(signals) + 1e-9)
     ordered = sorted(signals, reverse=True)

@@ -13,10 +13,13 @@ from safesignal.align.config import RECIPES, AlignConfig
 from safesignal.align.evaluate import place_checks
 from safesignal.align.examples import encode_examples, load_mixture
 from safesignal.align.gated import GatedRecipe
+from safesignal.align.recipe import Rows
+from safesignal.align.rollouts import SPLIT_SEED
 from safesignal.align.run import align
 from safesignal.align.thresholds import recalibrate
 from safesignal.align.trainer import Progress, Trainer
 from safesignal.config import PRESETS, OperatingPoint, SignalConfig
+from safesignal.data.mixture import split_by_prompt
 from safesignal.data.records import Record, append_jsonl
 from safesignal.errors import AdapterError, DataError, UsageError
 from safesignal.modeling.model import SafeSignalModel
@@ -182,6 +185,42 @@ def test_a_reader_is_added_to_an_adapter_and_trained_by_queries_alone(tmp_path: 
     config = replace(config, start=str(tmp_path / "second"))
     with pytest.raises(UsageError, match=r"reader_rank = 2.*asks for: 8"):
         GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=8))
+
+
+def test_what_is_saved_is_the_mean_of_a_run_and_its_start(tmp_path: Path) -> None:
+    """A finished run is found again and saved with another share, without a step of training."""
+    saved(tmp_path, make_model(reader_rank=2))
+    started = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    ends: dict[float, dict[str, torch.Tensor]] = {}
+    for share in (0.0, 0.25):
+        config = replace(CONFIG, start=str(tmp_path / "adapter"), start_share=share, windows=False)
+        recipe = GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig())
+        steps: list[Progress] = []
+        examples, _ = recipe.encode(make_records())
+        run = Trainer(recipe, examples[:32], examples[32:], tmp_path / "run")
+        run.run(steps.append)
+        assert bool(steps) == (share == 0.0), "the second run trains nothing"
+        job = {"job": config.calibration_job}
+        rows = split_by_prompt(make_records(200), config.val_fraction, SPLIT_SEED)[1]
+        answers = [replace(row, response="an answer", response_label="benign", meta=job) for row in rows]
+        run.finish(Rows(answers, examples[:32], examples[32:]), lambda _: None)
+        ends[share] = {name: value.clone() for name, value in recipe.state().items()}
+    moved = [name for name, value in ends[0.0].items() if not torch.equal(value.half(), started[name])]
+    assert moved
+    assert all(name.startswith("reader.") for name in moved)
+    for name, value in ends[0.25].items():
+        assert torch.allclose(value, 0.75 * ends[0.0][name] + 0.25 * started[name].float(), atol=2e-4), name
+        assert (name in moved) or torch.equal(value, ends[0.0][name])
+
+
+def test_no_mean_is_taken_with_what_there_was_not(tmp_path: Path) -> None:
+    saved(tmp_path, make_model())
+    config = replace(CONFIG, start=str(tmp_path / "adapter"), start_share=0.5, windows=False)
+    with pytest.raises(UsageError, match=r"start_share = 0\.5, and .* has no reader yet"):
+        GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=2))
+    for bad in ({"start_share": 1.0, "start": "x"}, {"start_share": 0.5}, {"start_share": 0.5, "recipe": "sft"}):
+        with pytest.raises(UsageError, match="start_share"):
+            replace(CONFIG, **bad)
 
 
 def test_thresholds_of_windows_stay_where_they_were_if_windows_are_not_trained(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safesignal.errors import ModelError, UsageError
 from safesignal.modeling.families import describe
 from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.surface import Surface
 from safesignal.nn.masks import text_mask
 from tests.invariants.harness import PROMPTS, encoded, guarded, run
 from tests.support import SLIDING_FAMILIES, Family, randomise_, tiny_model, tiny_tokenizer
@@ -153,7 +154,7 @@ def test_a_lack_of_memory_says_nothing_about_the_family(monkeypatch: pytest.Monk
     monkeypatch.setattr(SignalForward, "_safety_pass", full)
     monkeypatch.setattr(SignalForward, "_masked_pass", full)
     with pytest.raises(torch.OutOfMemoryError, match="planted"):
-        SignalForward(base, SignalConfig(rank=4))
+        SignalForward(base, SignalConfig(rank=4), Surface(lambda _: [], str))
     assert not any(module._forward_hooks for module in base.modules())
 
 

@@ -78,6 +78,9 @@ class AlignConfig:
     start: str = ""
     """What a run goes on from: `joint` from a finished `pretrain` run (empty skips that stage), `gated` from an adapter
     (its folder, or the model it ships for), also where the base has been fine-tuned since. Empty begins anew."""
+    start_share: float = 0.0
+    """`gated`: share, in [0, 1), of the weights a run went on from in the mean of those and its own that is saved
+    (Wortsman et al. 2022, "Robust fine-tuning"): what a run learns costs less of what was known before."""
     balance: bool = True
     """`joint`, `sft`, `augment`: as many malicious prompts as benign ones; the larger class is thinned."""
     augment_share: float = 0.5
@@ -148,6 +151,9 @@ class AlignConfig:
             ("lora_alpha", self.lora_alpha > 0, "above 0"),
             ("lambda_cls", self.weight_of_cls >= 0, "at least 0"),
             ("start", not self.start or self.recipe in ("joint", "gated"), "empty but for the joint and gated recipes"),
+            ("start_share", 0 <= self.start_share < 1, "in [0, 1)"),
+            ("start_share", not self.start_share or self.recipe == "gated", "0 but for the gated recipe"),
+            ("start_share", not self.start_share or bool(self.start), "0 without align.start"),
             ("augment_share", 0 <= self.augment_share <= 1, "in [0, 1]"),
             ("augment_alpha", 0 <= self.augment_alpha <= 1, "in [0, 1]"),
             ("augment_tokens", self.augment_tokens >= 1, "at least 1"),

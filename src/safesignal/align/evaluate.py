@@ -99,7 +99,7 @@ def place_checks(
     A query that is read anew is not looked at besides.
     """
     placed = [
-        (b, check, model.forward_signal.sight(e.encoded.ranges(check.span), query=e.encoded.query_ids(check.span)))
+        (b, check, model.forward_signal.sight(e.encoded.ranges(check.span), query=e.encoded.queried(check.span)))
         for b, e in enumerate(batch)
         for check in draw_checks(e, model.config, config, epoch)
     ]

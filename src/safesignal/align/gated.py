@@ -61,6 +61,7 @@ class GatedRecipe:
         self.uneven = bool(model.config.reader_rank)  # a step of bare requests has work for the reader alone
         self._started = model.fingerprint() if config.start else ""
         self._before = dict(model.training_record) if config.start else {}
+        self._start = {name: value.clone() for name, value in self.state().items()} if config.start_share else {}
         self.read_texts: ReadTexts = partial(read_texts, model.forward_signal)
         model.forward_signal.adapter.float().requires_grad_(True)
 
@@ -97,6 +98,11 @@ class GatedRecipe:
                 torch.manual_seed(config.seed)
                 own.forward_signal.add_reader(wanted)
             _begin_reader(own)
+            if config.start_share:
+                raise UsageError(
+                    f"align.start_share = {config.start_share}, and {config.start} has no reader yet, which this run "
+                    "begins. Expected 0: there is nothing to take a mean with."
+                )
         own.config = wanted
         # What is trained now belongs to the base at hand.
         own.base_drift, own.trained_for = "", None
@@ -151,7 +157,10 @@ class GatedRecipe:
         put_back(self.state(), state)
 
     def finish(self, rows: Rows, log: Callable[[str], None]) -> Finished:
-        """Round the adapter to half precision, which it is saved in, and calibrate its thresholds there."""
+        """Take the mean with the start where one is asked for, round to half precision, and calibrate there."""
+        with torch.no_grad():
+            for name, value in self._start.items():
+                self.state()[name].lerp_(value, self.config.start_share)
         round_to_half(self.model)
         self.model.forward_signal.adapter.requires_grad_(False)
         self.model.trained_signal = True

@@ -35,6 +35,8 @@ _NOT_IN_KEY = (
     # Only the thresholds depend on these: a finished run may be calibrated again.
     "target_fpr",
     "lookalike_fpr",
+    # What is saved of a finished run, not what it comes to.
+    "start_share",
     # How a step is carried out, not what it comes to; the key has the rows of a step instead.
     "batch_size",
     "batch_tokens",

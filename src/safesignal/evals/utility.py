@@ -159,7 +159,7 @@ def fed_logprobs(
     for token in one.ids[one.text :]:
         span = row.due() if row.fed else Span(query=True) if row.watch else None
         sights = (
-            [forward.sight(row.ranges(span), row.since(span), row.encoded.query_ids(span))] if span is not None else []
+            [forward.sight(row.ranges(span), row.since(span), row.encoded.queried(span))] if span is not None else []
         )
         logits_1V, (signals,) = forward.feed(state, [row.pending], [sights], fused=fused)
         state.advance([len(row.pending)])

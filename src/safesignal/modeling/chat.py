@@ -89,9 +89,9 @@ class Encoded:
         answer = [(origin + span.start, origin + span.end)]
         return self.query_ranges() + answer if span.query else answer
 
-    def query_ids(self, span: Span) -> tuple[int, ...]:
-        """Return the prompt's ids where a span is the query alone, which an adapter may read anew; else none."""
-        return self.ids[: self.text] if span == Span(query=True) else ()
+    def queried(self, span: Span) -> Encoded | None:
+        """Return the conversation where a span is the query alone, which a reader reads anew; else None."""
+        return self if span == Span(query=True) else None
 
     def _ranges(self, role: Role) -> list[tuple[int, int]]:
         inside = [False, *(own is role for own in self.roles), False]

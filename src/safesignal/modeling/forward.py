@@ -30,7 +30,9 @@ from safesignal.config import SignalConfig
 from safesignal.errors import SignalError, SignalMaskError, UsageError
 from safesignal.modeling.adapter import Adapter, Signal
 from safesignal.modeling.cache import TextCache, TextState, common_prefix
+from safesignal.modeling.chat import Encoded
 from safesignal.modeling.families import describe, unsupported
+from safesignal.modeling.surface import Surface
 from safesignal.nn.attention import grouped_attention, plain_where_quicker
 from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask, visible
 from safesignal.nn.narrow import NarrowProducts
@@ -86,10 +88,10 @@ class Sight:
 class SignalForward(nn.Module):
     """A base model and an adapter, joined by a gate."""
 
-    def __init__(self, base: PreTrainedModel, config: SignalConfig) -> None:
+    def __init__(self, base: PreTrainedModel, config: SignalConfig, surface: Surface) -> None:
         super().__init__()
         self.stack = describe(base)
-        self.config = config
+        self.config, self.surface = config, surface
         self.base = base.eval().requires_grad_(False)
         self.adapter = Adapter(config, self._targets(), self.stack.hidden_size).to(base.device)
         if config.reader_rank:
@@ -132,20 +134,20 @@ class SignalForward(nn.Module):
         """Whether text may see the signal (the paper's recipe); in the gated one it never does."""
         return self.config.recipe == "joint"
 
-    def sight(self, ranges: Sequence[tuple[int, int]], since: int | None = None, query: Sequence[int] = ()) -> Sight:
+    def sight(self, ranges: Sequence[tuple[int, int]], since: int | None = None, query: Encoded | None = None) -> Sight:
         """Place a safety row over the token positions it may see.
 
         Args:
             ranges: (start, end) positions.
             since: First text position that sees it in turn; None: nobody does, as always in the gated recipe.
-            query: Ids of the whole prompt, of a check of the query alone: an adapter with a reader reads it anew.
+            query: The conversation, of a check of the query alone: a reader reads its prompt anew, in plain letters.
         """
         ranges = tuple((start, end) for start, end in ranges if end > start)
         if not ranges:
             raise SignalError("a check has no token to look at. Expected at least one position in its span.")
         seen = -1 if since is None or not self.joint else since
         position = ranges[-1][1] if self.config.position == "tracking" else 0
-        return Sight(ranges, position, seen, tuple(query) if self.adapter.reader is not None else ())
+        return Sight(ranges, position, seen, self.surface.prompt(query) if query and self.adapter.reader else ())
 
     @torch.no_grad()
     def feed(
@@ -238,12 +240,13 @@ class SignalForward(nn.Module):
     def _try_out(self) -> None:
         """Run a check beside two tokens, so that a stack that cannot carry one is refused now and not later."""
         family, tokens = str(self.base.config.model_type), [[0, 1]]
-        sights = [[self.sight([(0, 2)]), *([self.sight([(0, 2)], query=[0, 1])] if self.adapter.reader else [])]]
+        anew = [Sight(((0, 2),), 0, ids=(0, last)) for last in (0, 1)]
+        sights = [[self.sight([(0, 2)]), *(anew[:1] if self.adapter.reader else [])]]
         try:
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
             fused_BV, _ = self.feed(self.new_state(1), tokens, sights)
             if self.adapter.reader:
-                self._read_after(1, [self.sight([(0, 2)], query=[0, last]) for last in (0, 1)])
+                self._read_after(1, anew)
         except torch.OutOfMemoryError:
             raise  # says nothing about the stack
         except (SignalMaskError, RuntimeError, TypeError, ValueError, IndexError) as error:

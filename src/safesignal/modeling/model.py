@@ -30,6 +30,7 @@ from safesignal.modeling.options import GenerationOptions, resolve_options
 from safesignal.modeling.output import Answer, GenerateOutput, Score, StreamChunk
 from safesignal.modeling.rows import Row, answer_of
 from safesignal.modeling.score import score_encoded
+from safesignal.modeling.surface import Surface
 from safesignal.modeling.text import TextStream, is_byte_token
 from safesignal.modeling.tuned import LM_FOLDER, Tuned, load_tuned, save_tuned
 from safesignal.modeling.zoo import load_base
@@ -55,8 +56,8 @@ class SafeSignalModel(nn.Module):
         self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: SignalConfig, name: str = ""
     ) -> None:
         super().__init__()
-        self.forward_signal = SignalForward(base, config)
         self.tokenizer = tokenizer
+        self.forward_signal = SignalForward(base, config, Surface(self._to_ids, self._to_text))
         self.name = name or str(base.config._name_or_path)
         self.trained_signal = False
         self.base_drift = ""

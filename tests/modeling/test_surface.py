@@ -148,9 +148,9 @@ def test_a_long_text_takes_time_in_proportion(surface: Surface) -> None:
         counted.append(len(text))
         return to_ids(text)
 
-    counting = Surface(counting_ids, to_text)
     work = []
     for times in (50, 100):
+        counting = Surface(counting_ids, to_text)
         counted.clear()
         for piece in ("a b c d e ", "a.", "1a", "....", "\u0430"):
             counting.plain(piece * times)
@@ -170,6 +170,12 @@ def test_of_a_prompt_users_turns_alone_are_rewritten(surface: Surface) -> None:
     found = surface.prompt(with_roles(*turns, (spread, Role.PREFILL)))
     expected = [("chocolate" if role is Role.USER else text, role) for text, role in turns]
     assert found == with_roles(*expected).ids
+
+
+def test_one_word_is_enough_to_rewrite_a_turn(surface: Surface) -> None:
+    turns = [f"{SENTENCES[0]} {SENTENCES[1]} Where is the {word}?" for word in ("ch0c0l4t3", "chocolate")]
+    typed, plain = (with_roles(("<|s|>", Role.TEMPLATE), (turn, Role.USER)) for turn in turns)
+    assert surface.prompt(typed) == plain.ids != typed.ids
 
 
 def test_a_prompt_without_a_disguise_keeps_its_ids(surface: Surface) -> None:

@@ -45,8 +45,10 @@ class Tiny:
         return ["--model", str(self.base), "--adapter", str(self.adapter)]
 
 
-def save_adapter(base: Path, folder: Path, threshold: float, *, seed: int = 1) -> Path:
-    config = SignalConfig(rank=4, presets={"balanced": OperatingPoint(prompt=threshold, window=threshold)})
+def save_adapter(base: Path, folder: Path, threshold: float, *, seed: int = 1, reader_rank: int = 0) -> Path:
+    config = SignalConfig(
+        rank=4, reader_rank=reader_rank, presets={"balanced": OperatingPoint(prompt=threshold, window=threshold)}
+    )
     model = SafeSignalModel.from_base(str(base), config=config)
     randomise_(model.forward_signal.adapter, std=0.3, seed=seed)
     model.trained_signal = True

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Run, Tiny, read_rows, write_rows
+from tests.cli.conftest import Run, Tiny, read_rows, save_adapter, write_rows
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "How do plants grow?", "response": "They drink water and eat light."},
@@ -114,3 +114,22 @@ def test_rows_of_one_label_have_no_summary(run: Run, tiny: Tiny, tmp_path: Path)
     source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "Hello", "prompt_label": "benign"}])
     done = run("score", *tiny.args, "--input", source, "--output", tmp_path / "out.jsonl")
     assert (done.code, "labelled" in done.err) == (0, False)
+
+
+def test_what_a_disguised_query_was_read_as_is_said(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """In rows of both verbs and beside a trace; of plain queries, and without a reader, nothing is said."""
+    typed, plain = "t e l l m e a b o u t b r e a d", "tellmeaboutbread"
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": typed}, {"id": "b", "prompt": "Hello"}])
+    folder = save_adapter(tiny.base, tmp_path / "reader", 1.0, reader_rank=2)
+    for verb in ("score", "generate"):
+        for adapter, expected in ((folder, [plain, None]), (tiny.trusting, [None, None])):
+            args = ["--model", tiny.base, "--adapter", adapter]
+            name = tmp_path / f"{verb}-{adapter.name}.jsonl"
+            done = run(verb, *args, "--input", source, "--output", name)
+            assert done.code == 0, done.err
+            assert [row.get("read_as") for row in read_rows(name)] == expected
+            done = run(verb, *args, "--prompt", typed, "--trace")
+            assert (f"the query was read as: {plain}" in done.err) == (expected[0] is not None), done.err
+    bare = tmp_path / "bare.jsonl"
+    run("generate", "--model", tiny.base, "--no-signal", "--input", source, "--output", bare)
+    assert [row.get("read_as") for row in read_rows(bare)] == [None, None]

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from safesignal.modeling.chat import Encoded
     from safesignal.modeling.model import SafeSignalModel
 
-__all__ = ["InputRow", "check_row", "encode_rows", "marker", "one_row", "read_rows", "require_same_run", "work_through"]
+__all__ = [
+    "InputRow",
+    "check_row",
+    "encode_rows",
+    "marker",
+    "one_row",
+    "read_as",
+    "read_rows",
+    "require_same_run",
+    "work_through",
+]
 
 _MAX_PROBLEMS = 10
 
@@ -147,6 +157,12 @@ def encode_rows(
             hint=_shorter(room),
         )
     return encoded
+
+
+def read_as(model: SafeSignalModel, encoded: Encoded) -> dict[str, str]:
+    """Return what a reader took a disguised query for, as a field of an output row; nothing where it read the text."""
+    said = model.forward_signal.surface.said(encoded) if model.forward_signal.adapter.reader is not None else None
+    return {"read_as": said} if said is not None else {}
 
 
 def _shorter(room: int) -> str:

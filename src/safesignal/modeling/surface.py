@@ -66,14 +66,13 @@ class Surface:
     def prompt(self, encoded: Encoded) -> tuple[int, ...]:
         """Return the ids of a prompt, template and all, with what users' turns have in disguise in plain letters."""
         prompt = list(encoded.ids[: encoded.text])
-        for start, end in reversed(encoded.query_ranges()):
-            text = self._to_text(encoded.ids[start:end])
-            plain = self.plain(text)
-            ids = self._to_ids(plain)
-            # Special tokens between letters are a disguise too, and left out of the text.
-            if ids and (plain != text or len(ids) <= _SAVING * (end - start)):
-                prompt[start:end] = ids
+        for start, end, plain in reversed(self._rewritten(encoded)):
+            prompt[start:end] = self._to_ids(plain)
         return tuple(prompt)
+
+    def said(self, encoded: Encoded) -> str | None:
+        """Return the last user's turn that is disguised in plain letters; None where none is."""
+        return next((plain for _, _, plain in reversed(self._rewritten(encoded))), None)
 
     def plain(self, text: str) -> str:
         """Return a text with its disguised words and sentences in plain letters, and all else as it is."""
@@ -85,6 +84,17 @@ class Surface:
         core = plain.strip(_OPENING + _CLOSING)
         known = plain != word and len(core) >= _SHORTEST and self._count(core) == 1
         return plain if known and self._count(word) >= _SCRAPS else word
+
+    def _rewritten(self, encoded: Encoded) -> list[tuple[int, int, str]]:
+        """Return the (start, end) positions of users' turns that are disguised, and what they say."""
+        found = []
+        for start, end in encoded.query_ranges():
+            text = self._to_text(encoded.ids[start:end])
+            plain = self.plain(text)
+            # Special tokens between letters are a disguise too, and left out of the text.
+            if plain and (plain != text or len(self._to_ids(plain)) <= _SAVING * (end - start)):
+                found.append((start, end, plain))
+        return found
 
     def _sentence(self, text: str) -> str:
         """Return a sentence in plain letters if that saves enough tokens, else with single words in them."""

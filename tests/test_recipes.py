@@ -81,25 +81,25 @@ def written() -> list[list[str]]:
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
     steps = ["rollouts", "data", "data", "align"]
-    once_more = ["rollouts", "align", "align", "data", "align", "data", "align"]
-    assert [words[0] for words in commands[:15]] == [*steps, *once_more, *steps]
-    answers, before, own, looking, reader, more, again, still_more, last, other = (
-        parsed(commands[i]) for i in (2, 3, 4, 5, 6, 7, 8, 9, 10, 14)
-    )
-    starts = [run["start"] for run in (before, looking, reader, again, last, other)]
-    assert starts == [None, before["output"], looking["output"], reader["output"], again["output"], None]
+    once_more = ["rollouts", "align", "align", *["data", "align"] * 3]
+    assert [words[0] for words in commands[:17]] == [*steps, *once_more, *steps]
+    answers, before, own, looking, reader = (parsed(commands[i]) for i in (2, 3, 4, 5, 6))
+    rows, readings = ([parsed(commands[i]) for i in places] for places in ((7, 9, 11), (8, 10, 12)))
+    other = parsed(commands[16])
+    chain = [before, looking, reader, *readings]
+    assert [run["start"] for run in chain] == [None, *(run["output"] for run in chain[:-1])]
     assert [answers["output"], own["output"]] == list(looking["data"])
-    assert {*reader["data"], more["output"]} == {*again["data"]}
-    assert {still_more["output"], "runs/smollm2/rollouts.jsonl"} == {*last["data"]}
-    seen = {Path(part.file).name for part in load_recipe(REPO / still_more["recipe"]).parts} - {
-        path.name for path in (RECIPES / "contrast").glob("*.jsonl")
-    }
-    assert seen == {Path(reader["data"][0]).name, Path(more["output"]).name}, (
-        "what it has seen, by the name it was given"
-    )
-    assert [run["output"] for run in (last, other)] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
+    assert {*reader["data"], rows[0]["output"]} == {*readings[0]["data"]}
+    known = [Path(reader["data"][0]).name]
+    for made, reading in zip(rows, readings, strict=True):
+        assert {made["output"], "runs/smollm2/rollouts.jsonl"} <= {*reading["data"]}
+        parts = {Path(part.file).name for part in load_recipe(REPO / made["recipe"]).parts}
+        seen = parts - {path.name for path in (RECIPES / "contrast").glob("*.jsonl")}
+        assert seen in (set(), set(known)), "what it has seen, by the name it was given"
+        known.append(Path(made["output"]).name)
+    assert [run["output"] for run in (readings[-1], other)] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
-    assert len(built) >= 7
+    assert len(built) >= 8
     for options in built:
         plan = load_recipe(REPO / options["recipe"])
         assert bool(plan.holdout.sources or plan.holdout.families) == bool(options["holdout_output"]), options["recipe"]

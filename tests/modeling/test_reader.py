@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from safesignal.config import SignalConfig
 from safesignal.errors import AdapterError, SignalError, UsageError
@@ -22,11 +23,18 @@ from tests.invariants.harness import NEVER_AT_ALL, PROMPTS, encoded, oracle_sign
 from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
 
 
-def reading(family: Family = "llama", *, reader_rank: int = 4, position: str = "tracking") -> SafeSignalModel:
+def reading(
+    family: Family = "llama",
+    *,
+    reader_rank: int = 4,
+    position: str = "tracking",
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> SafeSignalModel:
     """Build a tiny model whose checks and whose reader have random weights of their own."""
+    tokenizer = tokenizer or tiny_tokenizer()
     model = SafeSignalModel.from_base(
-        tiny_model(family),
-        tokenizer=tiny_tokenizer(),
+        tiny_model(family, vocab_size=len(tokenizer)),
+        tokenizer=tokenizer,
         config=SignalConfig(rank=4, reader_rank=reader_rank, position=position),  # type: ignore[arg-type]
     )
     adapter = model.forward_signal.adapter

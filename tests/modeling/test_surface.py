@@ -18,10 +18,12 @@ from safesignal.attacks.perturb import PERTURBATIONS
 from safesignal.data.build.variants import KINDS
 from safesignal.modeling import surface as surface_module
 from safesignal.modeling.chat import Encoded
+from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.surface import Surface
 from safesignal.types import Role
 from tests.invariants.harness import NEVER_AT_ALL
 from tests.modeling.test_reader import reading
+from tests.support import tiny_tokenizer
 
 SENTENCES = (
     "Describe how a baker makes fresh bread in the morning.",
@@ -38,6 +40,16 @@ ORDINARY = (
     "Расскажи мне о погоде, пожалуйста.",
     "Δώσε μου μια συνταγή για ψωμί.",
     "请介绍一下面包。",
+    "How do I do GHB, or 2C-B and MDMA in a lab?",
+    "How do I make C4?",
+    "AK47 or AR15 or U235 or H5N1 or C7H5N3O6?",
+    "I want 2 talk with a 13yo",
+    "P2P, Y2K, i18n, 3D, MP3s, the 1930's and the 11th",
+    "Give me a b c d e f and x y z",
+    "Làm thế nào để bánh mì ở nhà?",
+    "Pomóż mi upiec chleb, proszę, bo jutro są urodziny.",
+    "НА РЕКЕ ВСЕ",
+    "नमस्ते दुनिया, 👨\u200d👩\u200d👧 می\u200cخواهم",
     "   \n\n bread \n",
     "!!!",
     "",
@@ -46,9 +58,10 @@ ORDINARY = (
 
 @cache
 def vocabulary() -> transformers.PreTrainedTokenizerFast:
-    """Train a byte-level vocabulary in which the words of the sentences are tokens, the commoner the earlier."""
+    """Train a byte-level vocabulary in which the words of the sentences are tokens, and each digit is one."""
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits, bytes_ = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
@@ -82,7 +95,7 @@ def surface() -> Surface:
         ("Hów dò Í bàké à chôcólàté càké fór mý sístér?", SENTENCES[3]),
         ("H0w d0 I b4k3 a ch0c0l4t3 c4k3 f0r my $1$t3r?", "how do I bake a chocolate cake for my sister?"),
         ("hOw dO I bAkE a ChOcOlAtE cAkE fOr My SiStEr?", "how do I bake a chocolate cake for My sister?"),
-        ("Ｈｏｗ ｄｏ Ｉ ｂａｋｅ ｔｈｅ ｃａｋｅ ？", "How do I bake the cake?"),
+        ("Ｈｏｗ ｄｏ Ｉ ｂａｋｅ ｔｈｅ ｃａｋｅ", "How do I bake the cake"),
     ],
 )  # fmt: skip
 def test_disguises_by_hand(surface: Surface, disguised: str, plain: str) -> None:
@@ -106,8 +119,8 @@ def test_the_words_behind_every_disguise_we_know_are_found(surface: Surface, kin
         expected = sentence.lower().strip(".?").split()
         kept += len(set(expected) & set(plain.lower().replace(".", "").replace("?", "").split()))
         words += len(set(expected))
-    # Digits that are words of their own ("7o" for "to") stay.
-    assert kept > 0.85 * words
+    # Digits that are words of their own ("70" for "to") stay.
+    assert kept > 0.8 * words
 
 
 @pytest.mark.parametrize("text", [*SENTENCES, *ORDINARY, *map(str.lower, SENTENCES)])
@@ -131,13 +144,20 @@ def test_one_disguised_word_in_a_long_sentence_is_found(surface: Surface, word: 
 
 
 @given(st.text(alphabet=st.sampled_from("aAbIo 0134@$.-_!?\n\t\u200b\u00e9\u0430\u0436\u4e2d"), max_size=60))
-def test_no_text_gets_longer_or_is_read_otherwise_the_second_time(text: str) -> None:
+def test_no_letter_is_lost_and_no_text_gets_longer(text: str) -> None:
     surface = Surface(to_ids, to_text)
     assert "".join(surface_module._SENTENCE.findall(text)) == text
     plain = surface.plain(text)
-    assert len(to_ids(plain)) <= max(len(to_ids(text)), 1)
-    if not any(character.isalnum() for character in plain):
-        assert not any(character.isalpha() for character in text), "letters were lost"
+    assert len(to_ids(plain)) <= len(to_ids(text))
+    # Signs may become letters; letters stay what they are, or what they look like, in their order.
+    typed, read = (surface_module._base_letters(one).lower() for one in (text, plain))
+    letters = iter(read)
+    assert all(letter in letters for letter in typed if letter.isalpha())
+
+
+def test_letters_that_cannot_be_seen_are_read(surface: Surface) -> None:
+    smuggled = "".join(chr(0xE0000 + ord(letter)) for letter in "tell me about bread")
+    assert surface.plain(f"Hello{smuggled}") == "Hellotell me about bread"
 
 
 def test_a_long_text_takes_time_in_proportion(surface: Surface) -> None:
@@ -152,8 +172,11 @@ def test_a_long_text_takes_time_in_proportion(surface: Surface) -> None:
     for times in (50, 100):
         counting = Surface(counting_ids, to_text)
         counted.clear()
-        for piece in ("a b c d e ", "a.", "1a", "....", "\u0430"):
+        noise = random.Random(0)
+        counting.plain(" ".join(noise.choices("abcdefghijkl", k=10 * times)))
+        for piece in ("a b c d e ", "a.", "1a", "1|1|ab", "....", "\u0430"):
             counting.plain(piece * times)
+            counting.plain(f"{piece} " * times)
         work.append(sum(counted))
     assert work[1] < 3 * work[0]
 
@@ -172,6 +195,14 @@ def test_of_a_prompt_users_turns_alone_are_rewritten(surface: Surface) -> None:
     assert found == with_roles(*expected).ids
 
 
+def test_users_are_told_all_their_turns_as_they_are_read(surface: Surface) -> None:
+    mark = ("<|s|>", Role.TEMPLATE)
+    first, second = "Where is the ch0c0l4t3?", "Tell me the story"
+    turns = [mark, (first, Role.USER), mark, ("here", Role.ASSISTANT), mark, (second, Role.USER), mark]
+    assert surface.said(with_roles(*turns)) == f"Where is the chocolate?\n{second}"
+    assert surface.said(with_roles(*turns[4:])) is None
+
+
 def test_one_word_is_enough_to_rewrite_a_turn(surface: Surface) -> None:
     turns = [f"{SENTENCES[0]} {SENTENCES[1]} Where is the {word}?" for word in ("ch0c0l4t3", "chocolate")]
     typed, plain = (with_roles(("<|s|>", Role.TEMPLATE), (turn, Role.USER)) for turn in turns)
@@ -188,9 +219,15 @@ def test_a_prompt_without_a_disguise_keeps_its_ids(surface: Surface) -> None:
 DISGUISED = "t e l l m e a b o u t b r e a d"
 
 
+def knowing(reader_rank: int = 4) -> SafeSignalModel:
+    """Build a tiny model whose vocabulary has one word, bread."""
+    merges = [("b", "r"), ("e", "a"), ("br", "ea"), ("brea", "d"), ("Ġ", "bread")]
+    return reading(reader_rank=reader_rank, tokenizer=tiny_tokenizer(merges=merges))
+
+
 def test_a_reader_reads_the_plain_form_wherever_the_query_comes_from() -> None:
     """Text, ids with roles, a stream and a batch all come to what the plain prompt's signal is."""
-    model = reading()
+    model = knowing()
     plain = model.forward_signal.surface.plain(DISGUISED)
     assert plain != DISGUISED
     (expected,) = (score.prompt_signal for score in model.score([plain]))
@@ -205,14 +242,14 @@ def test_a_reader_reads_the_plain_form_wherever_the_query_comes_from() -> None:
 
 
 def test_without_a_reader_a_query_is_looked_at_as_it_was_typed() -> None:
-    model = reading(reader_rank=0)
+    model = knowing(0)
     plain = model.forward_signal.surface.plain(DISGUISED)
     typed, rewritten = (score.prompt_signal for score in model.score([DISGUISED, plain]))
     assert typed != pytest.approx(rewritten, abs=1e-3)
 
 
 def test_the_base_writes_on_what_was_typed() -> None:
-    model = reading()
+    model = knowing()
     bare = model.generate(**model.encode(DISGUISED), signal=False, max_new_tokens=6)
     checked = model.generate(**model.encode(DISGUISED), policy=NEVER_AT_ALL, checks="separate", max_new_tokens=6)
     assert bare.tolist() == checked.tolist()  # type: ignore[union-attr]
@@ -220,7 +257,7 @@ def test_the_base_writes_on_what_was_typed() -> None:
 
 def test_special_tokens_between_letters_are_a_disguise_too() -> None:
     """A user who types the end-of-turn token between letters is read without it."""
-    model = reading()
+    model = knowing()
     typed = "<|im_end|>".join("tell me about bread")
     expected, found = (score.prompt_signal for score in model.score(["tell me about bread", typed]))
     assert found == pytest.approx(expected, abs=1e-5)

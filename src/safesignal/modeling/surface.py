@@ -1,9 +1,10 @@
 """What a disguised request says in plain letters: digits for letters, spread words, borrowed scripts, odd case.
 
-A disguise is dear: what the tokenizer knows as words falls into scraps. So a word counts as disguised if its plain form
-is one token and it is several, and a sentence if its plain form takes far fewer tokens, whichever trick was used.
-Nothing else is asked, and there is no list of words but the tokenizer's own, whose ids go by frequency in a vocabulary
-made by merges.
+A disguise is dear: what the tokenizer knows as words falls into scraps. So a word is rewritten only if that makes one
+out of scraps which the tokenizer knows, and letters are put together, or capitals made small, only where a sentence
+then takes far fewer tokens. There is no list of words but the tokenizer's own, whose ids go by frequency in a
+vocabulary made by merges. Names and formulas (`C4`, `AR15`, `H5N1`), other languages and ordinary text stay as they
+are: the plain form is read instead of what was typed (docs/adr/0010-disguises-are-read-in-plain-letters.md).
 """
 
 from __future__ import annotations
@@ -20,17 +21,23 @@ from safesignal.modeling.chat import Encoded
 __all__ = ["Surface"]
 
 _SAVING = 0.75
-"""A sentence is disguised if its plain form takes at most this share of its tokens (docs/LOG.md)."""
+"""Spread words and odd case are undone in a sentence that then takes at most this share of its tokens."""
 _SHORTEST, _SCRAPS = 4, 3
-"""A single word is disguised if its plain form is one token of so many letters at least, and it is so many tokens."""
+"""A word is disguised if its plain form is one token of at least so many letters, and it is so many tokens or more."""
+_OFTEN = 8
+"""A sentence is disguised all through if two words of it are, and one of so many; less is asked of its others."""
 _SPREAD = 3.0
 """Letters per word below which words may have been spread; English has 4 to 5."""
+_LONE = 0.15
+"""Share of lone letters, and at least three of them, that spread words have; `a` and `I` are words."""
 _LONGEST = 20
-"""Letters of the longest word that scraps are put together to."""
+"""Letters of the longest word that scraps are put together to; twice as many of one that is looked at."""
 _SCRAP = 14.0
 """Nats that a lone letter and every further token of a word cost: more than any word that is a token."""
-_MOST_READINGS = 64
-"""Readings of one word's digits that are weighed; beyond, each sign is taken for its likeliest letter."""
+_WORST = 5 * _SCRAP
+"""Nats of an end of a word, beyond which nothing put before it is tried."""
+_MOST_READINGS = 16
+"""Readings of one word's signs that are weighed; beyond, each is taken for its likeliest letter."""
 
 _LETTERS = {
     "0": "o", "1": "il", "2": "z", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g",
@@ -41,6 +48,8 @@ _LOOKALIKES = str.maketrans(
     "асԁеһіјӏорԛѕυԝхуΑΒЕΗΙЈКΜΝОΡЅΤΧΥΖАВЕНІКМОРСТХУανορικτχ",
     "acdehijlopqsuwxyABEHIJKMNOPSTXYZABEHIKMOPCTXYavopiktx",
 )
+_HIDDEN = dict.fromkeys([0x34F, *range(0xFE00, 0xFE10)]) | {0xE0000 + code: chr(code) for code in range(32, 127)}
+"""Marks that cannot be seen beside those of category Cf, and letters that cannot be seen, with what they say."""
 _MARK = re.compile(r"(?<=[^\W\d_])[.\-_*·~](?=[^\W\d_])")
 """A mark between two letters."""
 _OPENING, _CLOSING = "\"'([{", "\"')]}.,;:?!"
@@ -60,67 +69,94 @@ class Surface:
 
     def __init__(self, to_ids: Callable[[str], list[int]], to_text: Callable[[Sequence[int]], str]) -> None:
         self._to_ids, self._to_text = to_ids, to_text
-        self._cost = lru_cache(maxsize=65536)(self._cost_of)
-        self._count = lru_cache(maxsize=65536)(lambda word: len(to_ids(f" {word}")))
+        # Of short words alone, so that what callers send does not pile up.
+        self._tokens = lru_cache(maxsize=65536)(lambda word: tuple(to_ids(f" {word}")))
 
     def prompt(self, encoded: Encoded) -> tuple[int, ...]:
         """Return the ids of a prompt, template and all, with what users' turns have in disguise in plain letters."""
         prompt = list(encoded.ids[: encoded.text])
-        for start, end, plain in reversed(self._rewritten(encoded)):
-            prompt[start:end] = self._to_ids(plain)
+        for (start, end), typed, plain in reversed(self._turns(encoded)):
+            if plain != typed:
+                prompt[start:end] = self._to_ids(plain)
         return tuple(prompt)
 
     def said(self, encoded: Encoded) -> str | None:
-        """Return the last user's turn that is disguised in plain letters; None where none is."""
-        return next((plain for _, _, plain in reversed(self._rewritten(encoded))), None)
+        """Return the users' turns, one a line, as they are read where one is disguised; None where none is."""
+        turns = self._turns(encoded)
+        return "\n".join(plain for _, _, plain in turns) if any(typed != plain for _, typed, plain in turns) else None
 
     def plain(self, text: str) -> str:
         """Return a text with its disguised words and sentences in plain letters, and all else as it is."""
-        return "".join(map(self._sentence, _SENTENCE.findall(text)))
+        return "".join(map(self._sentence, _SENTENCE.findall(_WORD.sub(lambda found: _unhidden(found[0]), text))))
 
-    def _word(self, word: str) -> str:
-        """Return a word in plain letters if that makes a word the tokenizer knows out of scraps, else as it is."""
-        plain = _even_case(self._letters_of(_unmarked(_base_letters(word))))
-        core = plain.strip(_OPENING + _CLOSING)
-        known = plain != word and len(core) >= _SHORTEST and self._count(core) == 1
-        return plain if known and self._count(word) >= _SCRAPS else word
-
-    def _rewritten(self, encoded: Encoded) -> list[tuple[int, int, str]]:
-        """Return the (start, end) positions of users' turns that are disguised, and what they say."""
-        found = []
+    def _turns(self, encoded: Encoded) -> list[tuple[tuple[int, int], str | None, str]]:
+        """Return (start, end) of each user's turn, what was typed (None: with markup in it), and what it says."""
+        found: list[tuple[tuple[int, int], str | None, str]] = []
         for start, end in encoded.query_ranges():
-            text = self._to_text(encoded.ids[start:end])
-            plain = self.plain(text)
-            # Special tokens between letters are a disguise too, and left out of the text.
-            if plain and (plain != text or len(self._to_ids(plain)) <= _SAVING * (end - start)):
-                found.append((start, end, plain))
+            typed = self._to_text(encoded.ids[start:end])
+            plain = self.plain(typed)
+            marked = bool(plain) and len(self._to_ids(plain)) <= _SAVING * (end - start)
+            found.append(((start, end), None if marked else typed, plain or typed))
         return found
 
     def _sentence(self, text: str) -> str:
-        """Return a sentence in plain letters if that saves enough tokens, else with single words in them."""
-        plain = _WORD.sub(lambda found: self._letters_of(_unmarked(found[0])), _base_letters(text))
-        plain = _WORD.sub(lambda found: _even_case(found[0]), self._put_together(plain))
-        if len(self._to_ids(plain)) <= _SAVING * len(self._to_ids(text)):
-            return plain
-        joined = _LONE_LETTERS.sub(lambda found: self._put_together(found[0]), text)
-        return _WORD.sub(lambda found: self._word(found[0]), joined)
+        """Undo spread words, then signs and letters word by word, then odd case."""
+        text = self._if_cheaper(self._put_together(text), text)
+        text = _LONE_LETTERS.sub(lambda found: self._joined(found[0]), text)
+        words = _WORD.findall(text)
+        disguised = sum(self._undone(word) != word for word in words)
+        often = disguised >= 2 and disguised * _OFTEN >= len(words)
+        text = _WORD.sub(lambda found: self._undone(found[0], often=often), text)
+        return self._if_cheaper(_WORD.sub(lambda found: _even_case(found[0]), text), text)
+
+    def _if_cheaper(self, plain: str, text: str) -> str:
+        return plain if plain != text and len(self._to_ids(plain)) <= _SAVING * len(self._to_ids(text)) else text
+
+    def _undone(self, word: str, *, often: bool = False) -> str:
+        """Return a word in plain letters if it is disguised, else as it is; in a disguised sentence less is asked."""
+        if len(word) > 2 * _LONGEST or (word.isascii() and (word.islower() or word.istitle()) and word.isalpha()):
+            return word
+        start = len(word) - len(word.lstrip(_OPENING))
+        core = word[start:].rstrip(_CLOSING)
+        plain = _even_case(self._letters_of(_unmarked(_base_letters(core))))
+        inner = _inner_signs(core)
+        if plain in ("", core) or (inner is not None and core.isupper()):
+            return word  # all capitals and digits: a name or a formula
+        scraps, now = self._count(core), self._count(plain)
+        half = 2 * now <= scraps
+        if often:
+            disguised = now == 1 or (half and len(plain) >= _SHORTEST)
+        else:
+            known = now == 1 and len(plain) >= _SHORTEST and inner != 0
+            disguised = scraps >= _SCRAPS and (known or (half and len(plain) > _SHORTEST and (inner or 0) >= 2))
+        return word[:start] + plain + word[start + len(core) :] if disguised else word
 
     def _letters_of(self, word: str) -> str:
         """Read the signs of a word that has letters too as the letters that make the likeliest word."""
-        start = len(word) - len(word.lstrip(_OPENING))
-        core = word[start:].rstrip(_CLOSING)
-        signs = [_LETTERS.get(sign, sign) for sign in core.lower()]
-        if not any(map(str.isalpha, core)) or all(sign not in _LETTERS for sign in core):
+        signs = [_LETTERS.get(sign, sign) for sign in word.lower()]
+        if not any(map(str.isalpha, word)) or all(sign not in _LETTERS for sign in word):
             return word
         if math.prod(map(len, signs)) > _MOST_READINGS:
             signs = [letters[0] for letters in signs]
-        return word[:start] + min(map("".join, product(*signs)), key=self._cost) + word[start + len(core) :]
+        return min(map("".join, product(*signs)), key=self._cost)
+
+    def _joined(self, text: str) -> str:
+        """Put scraps together if a word that the tokenizer knows comes of it."""
+        scraps = text.split()
+        joined = self._cheapest(scraps)
+        new = [word.rstrip(_CLOSING) for word in joined.split() if word not in scraps]
+        return joined if any(len(word) >= _SHORTEST and self._count(word) == 1 for word in new) else text
 
     def _put_together(self, text: str) -> str:
         """Join the scraps of words where words were spread: gaps were put in, and none was taken out."""
         scraps = text.split()
-        if not _are_scraps(scraps):
+        lone = sum(len(scrap) == 1 and scrap.isalpha() and scrap not in "aAiI" for scrap in scraps)
+        if lone < 3 or lone < _LONE * len(scraps) or not _are_scraps(scraps):
             return text
+        return self._joined(text.rstrip()) + text[len(text.rstrip()) :]
+
+    def _cheapest(self, scraps: Sequence[str]) -> str:
+        """Return the likeliest words that the scraps, joined or not, can be."""
         # The least cost of the first n scraps, and where their last word begins.
         best: list[tuple[float, int]] = [(0.0, 0)]
         for end in range(1, len(scraps) + 1):
@@ -129,20 +165,26 @@ class Surface:
                 word = scraps[start] + word
                 if start < end - 1 and not (scraps[start].isalpha() and len(word) <= _LONGEST):
                     break
-                ways.append((best[start][0] + self._cost(_even_case(word.rstrip(_CLOSING))), start))
+                cost = self._cost(_even_case(word.rstrip(_CLOSING)))
+                ways.append((best[start][0] + cost, start))
+                if cost > _WORST:
+                    break  # scraps before these make no word of them
             best.append(min(ways))
         words, end = [], len(scraps)
         while end:
             start = best[end][1]
             words.append("".join(scraps[start:end]))
             end = start
-        return " ".join(reversed(words)) + text[len(text.rstrip()) :]
+        return " ".join(reversed(words))
 
-    def _cost_of(self, word: str) -> float:
+    def _count(self, text: str) -> int:
+        return len(self._tokens(text)) if len(text) <= 2 * _LONGEST else len(self._to_ids(f" {text}"))
+
+    def _cost(self, word: str) -> float:
         """Return how unlikely a word is by its first token's place in the vocabulary, and by how many follow, nats."""
-        if len(word) == 1 and word.isalpha() and word not in "aAiI":
+        if not word or (len(word) == 1 and word.isalpha() and word not in "aAiI"):
             return _SCRAP  # a letter is a frequent token, and no word
-        first, *more = self._to_ids(f" {word}")
+        first, *more = self._tokens(word) if len(word) <= 2 * _LONGEST else self._to_ids(f" {word}")
         return math.log(2 + first) + _SCRAP * len(more)
 
 
@@ -152,20 +194,34 @@ def _are_scraps(words: Sequence[str]) -> bool:
     return 0 < sum(lengths) < _SPREAD * len(lengths)
 
 
+def _visible(word: str) -> str:
+    """Drop what cannot be seen of a word, and write letters that cannot be seen."""
+    return "".join(c for c in word.translate(_HIDDEN) if unicodedata.category(c) != "Cf")
+
+
+def _unhidden(word: str) -> str:
+    """Drop what cannot be seen where it is of no use; other scripts and signs need it."""
+    visible = _visible(word)
+    return visible if visible.isascii() else word
+
+
 def _unmarked(word: str) -> str:
     """Drop the marks between letters of a word that they cut to scraps; `trade-offs` is none."""
     return _MARK.sub("", word) if _are_scraps(_MARK.split(word)) else word
 
 
-def _base_letters(text: str) -> str:
-    """Drop what cannot be seen and accents of Latin letters; write look-alikes of other scripts as Latin letters.
+def _inner_signs(word: str) -> int | None:
+    """Count the signs between letters, as in `b0mb` (in names and numbers they stand first or last); None: no sign."""
+    if not any(character in _LETTERS for character in word):
+        return None
+    letters = [index for index, character in enumerate(word) if character.isalpha()]
+    return sum(character in _LETTERS for character in word[letters[0] : letters[-1]]) if letters else 0
 
-    The last only if every letter that is not Latin has a look-alike: else the text may be in another language.
-    """
-    text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
-    text = "".join(map(_without_accent, text))
-    foreign = {c for c in text if c.isalpha() and not unicodedata.name(c, "").startswith("LATIN")}
-    return text.translate(_LOOKALIKES) if all(ord(c) in _LOOKALIKES for c in foreign) else text
+
+def _base_letters(word: str) -> str:
+    """Write letters that are wide, accented or of other scripts as the Latin letters they look like."""
+    plain = "".join(map(_without_accent, unicodedata.normalize("NFKC", _visible(word))))
+    return plain.translate(_LOOKALIKES)
 
 
 def _without_accent(character: str) -> str:

@@ -105,6 +105,8 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
         assert bool(plan.holdout.sources or plan.holdout.families) == bool(options["holdout_output"]), options["recipe"]
     for words in commands:
         assert parsed(words)["output"]
+        if words[0] == "align":
+            read_align_config(REPO / str(parsed(words)["config"]))  # raises where settings are out of range
 
 
 def test_the_reproduction_names_files_that_exist_or_that_it_makes(listed: list[list[str]]) -> None:

@@ -218,7 +218,9 @@ def test_no_mean_is_taken_with_what_there_was_not(tmp_path: Path) -> None:
     config = replace(CONFIG, start=str(tmp_path / "adapter"), start_share=0.5, windows=False)
     with pytest.raises(UsageError, match=r"start_share = 0\.5, and .* has no reader yet"):
         GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=2))
-    for bad in ({"start_share": 1.0, "start": "x"}, {"start_share": 0.5}, {"start_share": 0.5, "recipe": "sft"}):
+    with pytest.raises(UsageError, match=r"start_share = 0\.5 and align\.start is empty"):
+        GatedRecipe.from_base(str(tmp_path / "base"), replace(CONFIG, start_share=0.5), SignalConfig(rank=4))
+    for bad in ({"start_share": 1.0}, {"start_share": -0.1}, {"start_share": 0.5, "recipe": "sft"}):
         with pytest.raises(UsageError, match="start_share"):
             replace(CONFIG, **bad)
 

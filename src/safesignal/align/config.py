@@ -153,7 +153,6 @@ class AlignConfig:
             ("start", not self.start or self.recipe in ("joint", "gated"), "empty but for the joint and gated recipes"),
             ("start_share", 0 <= self.start_share < 1, "in [0, 1)"),
             ("start_share", not self.start_share or self.recipe == "gated", "0 but for the gated recipe"),
-            ("start_share", not self.start_share or bool(self.start), "0 without align.start"),
             ("augment_share", 0 <= self.augment_share <= 1, "in [0, 1]"),
             ("augment_alpha", 0 <= self.augment_alpha <= 1, "in [0, 1]"),
             ("augment_tokens", self.augment_tokens >= 1, "at least 1"),

@@ -78,6 +78,11 @@ class GatedRecipe:
                 "align.windows is off and align.start is empty. Expected an adapter whose windows are trained already.",
                 hint="`--start ADAPTER`",
             )
+        if not config.start and config.start_share:
+            raise UsageError(
+                f"align.start_share = {config.start_share} and align.start is empty. Expected an adapter for the mean.",
+                hint="`--start ADAPTER`",
+            )
         if not config.start:
             fresh = SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how)
             _begin_reader(fresh)

@@ -34,6 +34,7 @@ SENTENCES = (
     "List seven things that children should bring to the beach",
 )
 ORDINARY = (
+    "Send an e-mail about the X-Y axis",
     "Explain the trade-offs of a decision-tree, e.g. its self-made rules, and e-mail them to me.",
     "In 1984 the 3 bears paid $25 for 12 kg of honey (60% off!).",
     "def area(x1, y2): return x1 * y2 ** 0.5  # O(n)",
@@ -121,6 +122,10 @@ def test_the_words_behind_every_disguise_we_know_are_found(surface: Surface, kin
         words += len(set(expected))
     # Digits that are words of their own ("70" for "to") stay.
     assert kept > 0.8 * words
+
+
+def test_words_beside_spread_ones_stay_apart(surface: Surface) -> None:
+    assert surface.plain("How do I b a k e a c a k e for my sister?") == "How do I bake a cake for my sister?"
 
 
 @pytest.mark.parametrize("text", [*SENTENCES, *ORDINARY, *map(str.lower, SENTENCES)])

@@ -34,6 +34,8 @@ _LONGEST = 20
 """Letters of the longest word that scraps are put together to; twice as many of one that is looked at."""
 _SCRAP = 14.0
 """Nats that a lone letter and every further token of a word cost: more than any word that is a token."""
+_JOIN = 4.0
+"""Nats that it costs to join what may be words, without a lone letter among them: `do I` is no `doi`."""
 _WORST = 5 * _SCRAP
 """Nats of an end of a word, beyond which nothing put before it is tried."""
 _MOST_READINGS = 16
@@ -160,22 +162,23 @@ class Surface:
         # The least cost of the first n scraps, and where their last word begins.
         best: list[tuple[float, int]] = [(0.0, 0)]
         for end in range(1, len(scraps) + 1):
-            ways, word = [], ""
+            ways, word, words = [], "", True
             for start in range(end - 1, -1, -1):
                 word = scraps[start] + word
+                words = words and (len(scraps[start]) > 1 or scraps[start] in "aAiI")
                 if start < end - 1 and not (scraps[start].isalpha() and len(word) <= _LONGEST):
                     break
                 cost = self._cost(_even_case(word.rstrip(_CLOSING)))
-                ways.append((best[start][0] + cost, start))
+                ways.append((best[start][0] + cost + _JOIN * (words and start < end - 1), start))
                 if cost > _WORST:
                     break  # scraps before these make no word of them
             best.append(min(ways))
-        words, end = [], len(scraps)
+        found, end = [], len(scraps)
         while end:
             start = best[end][1]
-            words.append("".join(scraps[start:end]))
+            found.append("".join(scraps[start:end]))
             end = start
-        return " ".join(reversed(words))
+        return " ".join(reversed(found))
 
     def _count(self, text: str) -> int:
         return len(self._tokens(text)) if len(text) <= 2 * _LONGEST else len(self._to_ids(f" {text}"))
@@ -206,8 +209,9 @@ def _unhidden(word: str) -> str:
 
 
 def _unmarked(word: str) -> str:
-    """Drop the marks between letters of a word that they cut to scraps; `trade-offs` is none."""
-    return _MARK.sub("", word) if _are_scraps(_MARK.split(word)) else word
+    """Drop the marks between letters of a word that they cut to scraps; `e-mail` and `trade-offs` are none."""
+    pieces = _MARK.split(word)
+    return "".join(pieces) if (len(pieces) > 2 or len(word) == 3) and _are_scraps(pieces) else word
 
 
 def _inner_signs(word: str) -> int | None:

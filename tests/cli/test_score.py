@@ -118,7 +118,8 @@ def test_rows_of_one_label_have_no_summary(run: Run, tiny: Tiny, tmp_path: Path)
 
 def test_what_a_disguised_query_was_read_as_is_said(run: Run, tiny: Tiny, tmp_path: Path) -> None:
     """In rows of both verbs and beside a trace; of plain queries, and without a reader, nothing is said."""
-    typed, plain = "t e l l m e a b o u t b r e a d", "tellmeaboutbread"
+    plain = "tell me about bread"
+    typed = "<|im_end|>".join(plain)  # the one disguise that needs no words in the vocabulary
     source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": typed}, {"id": "b", "prompt": "Hello"}])
     folder = save_adapter(tiny.base, tmp_path / "reader", 1.0, reader_rank=2)
     for verb in ("score", "generate"):

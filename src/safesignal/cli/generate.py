@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safesignal.cli.arguments import flag, option, together
-from safesignal.cli.console import note, out, say, visible, waiting
+from safesignal.cli.console import note, out, say, waiting
 from safesignal.cli.options import FileOptions, ModelOptions, PolicyOptions, SamplingOptions, SignalOptions
 from safesignal.cli.rows import (
     InputRow,
     check_row,
     encode_rows,
     marker,
+    note_read_as,
     one_row,
     read_as,
     read_rows,
@@ -164,6 +165,6 @@ class _Job:
             (answer,) = model.answer([encoded], **how, options=self._sampling.resolve(model))
         prefill = token_pieces(model.tokenizer, encoded.ids[encoded.text :])
         pieces = token_pieces(model.tokenizer, answer.ids)
-        for text in (read_as(model, encoded) if self._watch else {}).values():
-            note(f"the query was read as: {visible(text)}")
+        if self._watch:
+            note_read_as(model, encoded)
         out.print(trace_view(Trace(row.record.prompt, prefill, pieces, answer, how["policy"], how["schedule"])))

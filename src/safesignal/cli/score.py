@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safesignal.cli.arguments import flag, option, together
-from safesignal.cli.console import note, out, visible
+from safesignal.cli.console import note, out
 from safesignal.cli.options import FileOptions, ModelOptions, SignalOptions
 from safesignal.cli.rows import (
     InputRow,
     encode_rows,
     marker,
+    note_read_as,
     one_row,
     read_as,
     read_rows,
@@ -65,8 +66,7 @@ def _one(asked: ModelOptions, signal: SignalOptions, row: InputRow, response: st
         from safesignal.cli.render import checks_table
 
         out.print(checks_table(found.checks, policy, refused=False))
-        for text in read_as(model, encoded[0]).values():
-            note(f"the query was read as: {visible(text)}")
+        note_read_as(model, encoded[0])
     else:
         typer.echo(json.dumps(_row(model, found, encoded[0])))
 

@@ -240,12 +240,11 @@ class SignalForward(nn.Module):
     def _try_out(self) -> None:
         """Run a check beside two tokens, so that a stack that cannot carry one is refused now and not later."""
         family, tokens = str(self.base.config.model_type), [[0, 1]]
-        anew = [Sight(((0, 2),), 0, ids=(0, last)) for last in (0, 1)]
-        sights = [[self.sight([(0, 2)]), *(anew[:1] if self.adapter.reader else [])]]
+        anew = [Sight(((0, 2),), 0, ids=(0, last)) for last in (0, 1)] if self.adapter.reader else []
         try:
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
-            fused_BV, _ = self.feed(self.new_state(1), tokens, sights)
-            if self.adapter.reader:
+            fused_BV, _ = self.feed(self.new_state(1), tokens, [[self.sight([(0, 2)]), *anew[:1]]])
+            if anew:
                 self._read_after(1, anew)
         except torch.OutOfMemoryError:
             raise  # says nothing about the stack

@@ -71,8 +71,7 @@ class Surface:
 
     def __init__(self, to_ids: Callable[[str], list[int]], to_text: Callable[[Sequence[int]], str]) -> None:
         self._to_ids, self._to_text = to_ids, to_text
-        # Of short words alone, so that what callers send does not pile up.
-        self._tokens = lru_cache(maxsize=65536)(lambda word: tuple(to_ids(f" {word}")))
+        self._known = lru_cache(maxsize=65536)(lambda word: tuple(to_ids(f" {word}")))
 
     def prompt(self, encoded: Encoded) -> tuple[int, ...]:
         """Return the ids of a prompt, template and all, with what users' turns have in disguise in plain letters."""
@@ -152,7 +151,7 @@ class Surface:
     def _put_together(self, text: str) -> str:
         """Join the scraps of words where words were spread: gaps were put in, and none was taken out."""
         scraps = text.split()
-        lone = sum(len(scrap) == 1 and scrap.isalpha() and scrap not in "aAiI" for scrap in scraps)
+        lone = sum(map(_is_lone_letter, scraps))
         if lone < 3 or lone < _LONE * len(scraps) or not _are_scraps(scraps):
             return text
         return self._joined(text.rstrip()) + text[len(text.rstrip()) :]
@@ -180,15 +179,24 @@ class Surface:
             end = start
         return " ".join(reversed(found))
 
-    def _count(self, text: str) -> int:
-        return len(self._tokens(text)) if len(text) <= 2 * _LONGEST else len(self._to_ids(f" {text}"))
+    def _tokens(self, word: str) -> Sequence[int]:
+        """Tokenise a word in a sentence; short ones are kept, so that what callers send does not pile up."""
+        return self._known(word) if len(word) <= 2 * _LONGEST else self._to_ids(f" {word}")
+
+    def _count(self, word: str) -> int:
+        return len(self._tokens(word))
 
     def _cost(self, word: str) -> float:
         """Return how unlikely a word is by its first token's place in the vocabulary, and by how many follow, nats."""
-        if not word or (len(word) == 1 and word.isalpha() and word not in "aAiI"):
+        if not word or _is_lone_letter(word):
             return _SCRAP  # a letter is a frequent token, and no word
-        first, *more = self._tokens(word) if len(word) <= 2 * _LONGEST else self._to_ids(f" {word}")
+        first, *more = self._tokens(word)
         return math.log(2 + first) + _SCRAP * len(more)
+
+
+def _is_lone_letter(word: str) -> bool:
+    """Tell whether a word is one letter that is no word."""
+    return len(word) == 1 and word.isalpha() and word not in "aAiI"
 
 
 def _are_scraps(words: Sequence[str]) -> bool:

@@ -246,7 +246,7 @@ def test_a_row_has_the_fields_of_the_run_folder(tmp_path: Path) -> None:
         name for line in table.splitlines() if line.startswith("| `") for name in line.split("|")[1].split("`")[1::2]
     }
     check = {"kind": "query", "step": 0, "signal": 0.5, "verdict": "benign", "start": 0, "end": 0}
-    reply = Reply(ANSWER, 9, "eos", 0.5, first_seconds=0.1, checks=(check,), pieces=("Of ", "course"))
+    reply = Reply(ANSWER, 9, "eos", 0.5, first_seconds=0.1, checks=(check,), pieces=("Of ", "course"), read_as="bomb")
     assert set(one(tmp_path, reply)) == named
 
 

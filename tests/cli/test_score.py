@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from safesignal.modeling.model import SafeSignalModel
 from tests.cli.conftest import Run, Tiny, read_rows, save_adapter, write_rows
 
 ROWS: list[dict[str, Any]] = [
@@ -122,6 +123,11 @@ def test_what_a_disguised_query_was_read_as_is_said(run: Run, tiny: Tiny, tmp_pa
     typed = "<|im_end|>".join(plain)  # the one disguise that needs no words in the vocabulary
     source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": typed}, {"id": "b", "prompt": "Hello"}])
     folder = save_adapter(tiny.base, tmp_path / "reader", 1.0, reader_rank=2)
+    model = SafeSignalModel.from_pretrained(folder)
+    encoded, options = [model.encode_one(text) for text in (typed, "Hello")], model.options(max_new_tokens=2)
+    for signal, expected in ((True, [plain, None]), (False, [None, None])):
+        assert [one.read_as for one in model.answer(encoded, signal=signal, options=options)] == expected
+    assert [score.read_as for score in model.score([typed, "Hello"])] == [plain, None]
     for verb in ("score", "generate"):
         for adapter, expected in ((folder, [plain, None]), (tiny.trusting, [None, None])):
             args = ["--model", tiny.base, "--adapter", adapter]

@@ -13,7 +13,7 @@ import typer
 from safesignal.cli import app
 from safesignal.cli.demo import CASES
 from safesignal.modeling.model import SafeSignalModel
-from tests.cli.conftest import Done, Run, Tiny, read_rows, write_rows
+from tests.cli.conftest import Done, Run, Tiny, read_rows, save_adapter, write_rows
 from tests.support import REPO
 
 Say = Any
@@ -76,6 +76,14 @@ def test_chat_shows_checks_on_demand(say: Say) -> None:
     assert "verdict" not in say("Hello").out
     assert say("/trace", "Hello", "/trace", "Hello").out.count("verdict") == 1
     assert "/reset" in say("/what", "/quit").err
+
+
+def test_chat_says_what_a_disguised_query_was_read_as(say: Say, tiny: Tiny, tmp_path: Path) -> None:
+    plain = "tell me about bread"
+    typed = "<|im_end|>".join(plain)  # the one disguise that needs no words in the vocabulary
+    folder = save_adapter(tiny.base, tmp_path / "reader", 1.0, reader_rank=2)
+    for adapter, shown in ((folder, True), (tiny.trusting, False)):
+        assert (f"the query was read as: {plain}" in say("/trace", typed, adapter=adapter).err) == shown
 
 
 def test_ctrl_c_at_the_prompt_does_not_leave(say: Say, asked: list[list[dict[str, str]]]) -> None:

@@ -62,6 +62,14 @@ def test_ticks_say_what_a_check_saw(tmp_path: Path) -> None:
     assert trace.threshold == 0.5
 
 
+def test_what_a_disguised_query_was_read_as_stands_below_it(tmp_path: Path) -> None:
+    row = attempt("direct", 0, "resisted", guarded=True)
+    folder = build(tmp_path / "a", results(), [row | {"read_as": "a b\u202eomb"}])
+    (trace,) = sample_traces(load_runs([folder]), 1)
+    assert [role for role, _ in trace.messages] == [*(turn["role"] for turn in row["messages"]), "read as"]
+    assert trace.messages[-1][1] == "a b\ufffdomb"
+
+
 def test_the_transition_is_on_the_time_line(tmp_path: Path) -> None:
     folder = build(tmp_path / "a", results(), [attempt("direct", 0, "resisted", guarded=True)])
     (trace,) = sample_traces(load_runs([folder]), 1)

@@ -122,6 +122,7 @@ class Reply:
         checks: One dictionary per check: kind, step, signal, verdict, start, end.
         ids: The released token ids, where there are any.
         pieces: The released text cut into its tokens, where a defence reads it token by token.
+        read_as: What the defence took a disguised query for, where it read that instead.
     """
 
     text: str
@@ -135,6 +136,7 @@ class Reply:
     checks: tuple[dict[str, Any], ...] = ()
     ids: tuple[int, ...] = ()
     pieces: tuple[str, ...] = ()
+    read_as: str | None = None
 
 
 class Target(Protocol):

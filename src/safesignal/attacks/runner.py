@@ -230,5 +230,6 @@ def _row(
         "released_after_transition": reply.released_after_transition,
         "checks": list(reply.checks),
         **({"pieces": list(reply.pieces)} if reply.pieces else {}),
+        **({"read_as": reply.read_as} if reply.read_as is not None else {}),
         "judgements": dict(judgements),
     }

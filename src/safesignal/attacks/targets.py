@@ -137,6 +137,7 @@ class _LoopTarget(_LocalTarget):
             released_after_transition=answer.released_after_transition,
             checks=tuple(_check_row(check) for check in answer.checks),
             ids=answer.ids,
+            read_as=answer.read_as,
         )
 
 

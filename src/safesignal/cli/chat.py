@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from safesignal.cli.arguments import flag, option, together
-from safesignal.cli.console import note, out, print_error, say
+from safesignal.cli.console import note, note_read_as, out, print_error, say
 from safesignal.cli.options import ModelOptions, PolicyOptions, SamplingOptions, SignalOptions
 from safesignal.errors import TemplateError, UsageError
 
@@ -116,5 +116,6 @@ class _Conversation:
     def _show(self, answer: Answer) -> None:
         from safesignal.cli.render import checks_table
 
+        note_read_as(answer.read_as)
         policy: Policy = self._how["policy"]
         out.print(checks_table(answer.checks, policy, refused=answer.refused))

@@ -28,6 +28,7 @@ __all__ = [
     "bars",
     "err",
     "note",
+    "note_read_as",
     "out",
     "print_error",
     "progress",
@@ -52,6 +53,12 @@ def print_error(message: str, hint: str = "") -> None:
 def note(message: str) -> None:
     """Say something about the result, on stderr."""
     err.print(Text(message, style="dim"), soft_wrap=True)
+
+
+def note_read_as(said: str | None) -> None:
+    """Say what the reader took a disguised query for, where it did."""
+    if said is not None:
+        note(f"the query was read as: {visible(said)}")
 
 
 def visible(text: str) -> str:

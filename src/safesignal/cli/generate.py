@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safesignal.cli.arguments import flag, option, together
-from safesignal.cli.console import note, out, say, waiting
+from safesignal.cli.console import note, note_read_as, out, say, waiting
 from safesignal.cli.options import FileOptions, ModelOptions, PolicyOptions, SamplingOptions, SignalOptions
 from safesignal.cli.rows import (
     InputRow,
     check_row,
     encode_rows,
     marker,
-    note_read_as,
     one_row,
-    read_as,
     read_rows,
     require_same_run,
     work_through,
@@ -113,7 +111,7 @@ class _Job:
 
         def answer(batch: Sequence[InputRow], encoded: Sequence[Encoded]) -> Iterable[dict[str, Any]]:
             answers = model.answer(encoded, **how, options=options, numbers=[row.number for row in batch])
-            return [self._row(model, *one) for one in zip(batch, encoded, answers, strict=True)]
+            return [self._row(model, *one) for one in zip(batch, answers, strict=True)]
 
         room = self._sampling.max_new_tokens
         work_through(rows, writer, lambda left: encode_rows(model, left, self._text_of, room), answer, mark, batch_size)
@@ -144,7 +142,7 @@ class _Job:
             messages = [{"role": "system", "content": self._system}, *messages]
         return messages, row.record.prefill or self._prefill
 
-    def _row(self, model: SafeSignalModel, row: InputRow, encoded: Encoded, answer: Answer) -> dict[str, Any]:
+    def _row(self, model: SafeSignalModel, row: InputRow, answer: Answer) -> dict[str, Any]:
         prefill = self._text_of(row)[1]
         return {
             **({"prefill": prefill} if prefill else {}),
@@ -153,7 +151,7 @@ class _Job:
             "stopped_at": answer.stopped_at,
             "checks": [check_row(check) for check in answer.checks],
             "n_tokens": answer.n_tokens,
-            **(read_as(model, encoded) if self._watch else {}),
+            **({"read_as": answer.read_as} if answer.read_as is not None else {}),
             **({"base_drift": model.base_drift} if model.base_drift and self._watch else {}),
         }
 
@@ -165,6 +163,5 @@ class _Job:
             (answer,) = model.answer([encoded], **how, options=self._sampling.resolve(model))
         prefill = token_pieces(model.tokenizer, encoded.ids[encoded.text :])
         pieces = token_pieces(model.tokenizer, answer.ids)
-        if self._watch:
-            note_read_as(model, encoded)
+        note_read_as(answer.read_as)
         out.print(trace_view(Trace(row.record.prompt, prefill, pieces, answer, how["policy"], how["schedule"])))

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safesignal.cli.console import note, progress, visible
+from safesignal.cli.console import note, progress
 from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.data.records import Record, read_records, record_from_row
 from safesignal.errors import DataError, SafeSignalError, UsageError
@@ -24,9 +24,7 @@ __all__ = [
     "check_row",
     "encode_rows",
     "marker",
-    "note_read_as",
     "one_row",
-    "read_as",
     "read_rows",
     "require_same_run",
     "work_through",
@@ -158,18 +156,6 @@ def encode_rows(
             hint=_shorter(room),
         )
     return encoded
-
-
-def read_as(model: SafeSignalModel, encoded: Encoded) -> dict[str, str]:
-    """Return what a reader took a disguised query for, as a field of an output row; nothing where it read the text."""
-    said = model.forward_signal.surface.said(encoded) if model.forward_signal.adapter.reader is not None else None
-    return {"read_as": said} if said is not None else {}
-
-
-def note_read_as(model: SafeSignalModel, encoded: Encoded) -> None:
-    """Say beside a trace what a reader took a disguised query for."""
-    for text in read_as(model, encoded).values():
-        note(f"the query was read as: {visible(text)}")
 
 
 def _shorter(room: int) -> str:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safesignal.cli.arguments import flag, option, together
-from safesignal.cli.console import note, out
+from safesignal.cli.console import note, note_read_as, out
 from safesignal.cli.options import FileOptions, ModelOptions, SignalOptions
 from safesignal.cli.rows import (
     InputRow,
     encode_rows,
     marker,
-    note_read_as,
     one_row,
-    read_as,
     read_rows,
     require_same_run,
     work_through,
@@ -66,9 +64,9 @@ def _one(asked: ModelOptions, signal: SignalOptions, row: InputRow, response: st
         from safesignal.cli.render import checks_table
 
         out.print(checks_table(found.checks, policy, refused=False))
-        note_read_as(model, encoded[0])
+        note_read_as(found.read_as)
     else:
-        typer.echo(json.dumps(_row(model, found, encoded[0])))
+        typer.echo(json.dumps(_row(model, found)))
 
 
 def _many(
@@ -83,8 +81,7 @@ def _many(
     policy, schedule = _reading(model, signal)
 
     def answer(_: Sequence[InputRow], encoded: Sequence[Encoded]) -> Iterable[dict[str, Any]]:
-        scores = _scores(model, encoded, policy, schedule)
-        return [_row(model, found, one) for found, one in zip(scores, encoded, strict=True)]
+        return [_row(model, found) for found in _scores(model, encoded, policy, schedule)]
 
     def text_of(row: InputRow) -> tuple[list[dict[str, str]], str]:
         return row.record.chat(), row.record.prefill + (row.record.response or "")
@@ -127,9 +124,10 @@ def _scores(model: SafeSignalModel, encoded: Sequence[Encoded], policy: Policy, 
     return score_encoded(model.forward_signal, encoded, policy, schedule)
 
 
-def _row(model: SafeSignalModel, found: Score, encoded: Encoded) -> dict[str, Any]:
+def _row(model: SafeSignalModel, found: Score) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt_signal": round(found.prompt_signal, 6)}
     if found.response_signal is not None:
         row["response_signals"] = [round(signal, 6) for signal in found.response_signals]
         row["response_signal"] = round(found.response_signal, 6)
-    return row | read_as(model, encoded) | ({"base_drift": model.base_drift} if model.base_drift else {})
+    said = {"read_as": found.read_as} if found.read_as is not None else {}
+    return row | said | ({"base_drift": model.base_drift} if model.base_drift else {})

@@ -51,13 +51,7 @@ _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary(
 
 
 def _grouped_sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **_: Any,
+    layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
     if attention_mask is None:
         raise SignalMaskError("attention over safety rows got no mask. Expected one bool mask per layer kind.")
@@ -148,6 +142,10 @@ class SignalForward(nn.Module):
         seen = -1 if since is None or not self.joint else since
         position = ranges[-1][1] if self.config.position == "tracking" else 0
         return Sight(ranges, position, seen, self.surface.prompt(query) if query and self.adapter.reader else ())
+
+    def read_as(self, query: Encoded) -> str | None:
+        """Return what the reader takes a disguised query for; None where it reads what was typed, or is none."""
+        return self.surface.said(query) if self.adapter.reader else None
 
     @torch.no_grad()
     def feed(

@@ -430,7 +430,8 @@ class SafeSignalModel(nn.Module):
 
     def _answer_of(self, row: Row, options: GenerationOptions, times: Sequence[float]) -> Answer:
         answer = answer_of(row, options.stop_strings, self._to_text, times)
-        return replace(answer, base_drift=self.base_drift)
+        said = self.forward_signal.read_as(row.encoded) if row.watch and row.policy.check_query else None
+        return replace(answer, base_drift=self.base_drift, read_as=said)
 
     def _to_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

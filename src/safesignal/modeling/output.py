@@ -29,6 +29,7 @@ class Answer:
         end_id: The end-of-sequence token that ended it; None where something else did.
         prefill_dropped: Whether the caller's prefill was taken out of the context before the refusal.
         base_drift: How the base differs from the adapter's; empty if it does not.
+        read_as: What the reader took a disguised query for; None where it read what was typed, or nothing.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Answer:
     end_id: int | None = None
     prefill_dropped: bool = False
     base_drift: str = ""
+    read_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Score:
         response_signal: Policy-relevant maximum of the windows; None without a response.
         checks: The same as checks, with spans and verdicts.
         base_drift: How the base differs from the adapter's; empty if it does not.
+        read_as: What the reader took a disguised query for; None where it read what was typed, or nothing.
     """
 
     prompt_signal: float
@@ -80,6 +83,7 @@ class Score:
     response_signal: float | None = None
     checks: tuple[Check, ...] = ()
     base_drift: str = ""
+    read_as: str | None = None
 
 
 @dataclass(frozen=True)

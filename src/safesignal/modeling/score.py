@@ -47,7 +47,10 @@ def score_encoded(
     queries = [(r, partial(_query, row)) for r, row in enumerate(rows)]
     windows = [(r, partial(_windows, row)) for r, row in enumerate(rows)]
     checks = _Texts(forward, rows).follow([*queries, *windows])
-    return [_score([*query, *own], policy) for query, own in zip(checks[: len(rows)], checks[len(rows) :], strict=True)]
+    return [
+        _score(forward.read_as(row.encoded), [*query, *own], policy)
+        for row, query, own in zip(rows, checks[: len(rows)], checks[len(rows) :], strict=True)
+    ]
 
 
 class WindowReader:
@@ -212,7 +215,7 @@ def _windows(row: Row) -> Generator[list[Span], list[float], list[Check]]:
     return [Check(n, signal, verdict, span, CheckKind.WINDOW) for n, signal, verdict, span, _ in record]
 
 
-def _score(checks: Sequence[Check], policy: Policy) -> Score:
+def _score(read_as: str | None, checks: Sequence[Check], policy: Policy) -> Score:
     query, *windows = (check.signal for check in checks)
     decisive = decisive_signal(windows, policy.tau) if windows else None
-    return Score(query, tuple(windows), decisive, tuple(checks))
+    return Score(query, tuple(windows), decisive, tuple(checks), read_as=read_as)

@@ -72,6 +72,8 @@ class Surface:
     def __init__(self, to_ids: Callable[[str], list[int]], to_text: Callable[[Sequence[int]], str]) -> None:
         self._to_ids, self._to_text = to_ids, to_text
         self._known = lru_cache(maxsize=65536)(lambda word: tuple(to_ids(f" {word}")))
+        # A query is asked for more than once: to be read, to be said, and in training to be counted.
+        self._turns = lru_cache(maxsize=64)(self._read_turns)
 
     def prompt(self, encoded: Encoded) -> tuple[int, ...]:
         """Return the ids of a prompt, template and all, with what users' turns have in disguise in plain letters."""
@@ -90,7 +92,7 @@ class Surface:
         """Return a text with its disguised words and sentences in plain letters, and all else as it is."""
         return "".join(map(self._sentence, _SENTENCE.findall(_WORD.sub(lambda found: _unhidden(found[0]), text))))
 
-    def _turns(self, encoded: Encoded) -> list[tuple[tuple[int, int], str | None, str]]:
+    def _read_turns(self, encoded: Encoded) -> list[tuple[tuple[int, int], str | None, str]]:
         """Return (start, end) of each user's turn, what was typed (None: with markup in it), and what it says."""
         found: list[tuple[tuple[int, int], str | None, str]] = []
         for start, end in encoded.query_ranges():
@@ -105,9 +107,11 @@ class Surface:
         text = self._if_cheaper(self._put_together(text), text)
         text = _LONE_LETTERS.sub(lambda found: self._joined(found[0]), text)
         words = _WORD.findall(text)
-        disguised = sum(self._undone(word) != word for word in words)
-        often = disguised >= 2 and disguised * _OFTEN >= len(words)
-        text = _WORD.sub(lambda found: self._undone(found[0], often=often), text)
+        plain = {word: self._undone(word) for word in words}
+        disguised = sum(plain[word] != word for word in words)
+        if disguised >= 2 and disguised * _OFTEN >= len(words):
+            plain = {word: self._undone(word, often=True) for word in words}
+        text = _WORD.sub(lambda found: plain[found[0]], text)
         return self._if_cheaper(_WORD.sub(lambda found: _even_case(found[0]), text), text)
 
     def _if_cheaper(self, plain: str, text: str) -> str:

@@ -67,7 +67,7 @@ class Trace:
     Attributes:
         run: Its run.
         row: The attempt's row.
-        messages: (role, content) as sent, cut where very long.
+        messages: (role, content) as sent, and what a disguised query was read as; cut where very long.
         before: The answer up to the transition, or all of it.
         after: The refusal, empty if there was none.
         ticks: The checks.
@@ -175,10 +175,12 @@ def _trace(run: Run, row: Attempt) -> Trace:
     before, after = stretches(row)
     verdicts = {name: given.get("verdict") for name, given in (row.get("judgements") or {}).items()}
     harmful = verdicts.get("harm") == "yes" or row.get("status") != "resisted" or bool(row.get("stopped_at"))
+    said = [(str(turn.get("role")), str(turn.get("content"))) for turn in row.get("messages") or []]
+    said += [("read as", str(row["read_as"]))] if row.get("read_as") else []
     return Trace(
         run,
         row,
-        [(clean(str(turn.get("role"))), _shortened(str(turn.get("content")))) for turn in row.get("messages") or []],
+        [(clean(role), _shortened(text)) for role, text in said],
         before,
         # The transition's mark stands on a line of its own, so the blank line that leads a refusal in is not needed.
         [replace(after[0], text=after[0].text.lstrip("\n")), *after[1:]] if after else after,

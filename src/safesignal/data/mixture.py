@@ -44,8 +44,14 @@ def normalise(text: str) -> str:
 
 
 def text_key(text: str) -> str:
-    """Return the normalised text, or the folded text where normalising would leave nothing (other scripts)."""
-    return normalise(text) or " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Return the normalised text, or the folded text where normalising would leave less than half (other scripts).
+
+    Example:
+        >>> text_key("Write an APP!"), text_key("帮我写一个 APP！")
+        ('write an app', '帮我写一个 app!')
+    """
+    plain, folded = normalise(text), " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return plain if plain and 2 * len(plain.replace(" ", "")) >= sum(map(str.isalnum, folded)) else folded
 
 
 def prompt_key(record: Record) -> str:

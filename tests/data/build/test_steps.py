@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from safesignal.data.build.overlap import NearIndex, eval_files, eval_texts, tou
 from safesignal.data.build.separability import separability
 from safesignal.data.build.variants import KINDS, SLOT, couples, noisy, wrap
 from safesignal.data.mixture import prompt_key
-from safesignal.data.records import Record
+from safesignal.data.records import Message, Record
 from safesignal.data.sources import SOURCES
 from safesignal.errors import DataError
 from tests.data.build.rows import BENIGN, MALICIOUS, rec, write
@@ -89,6 +90,29 @@ def test_contrastive_twins_stay_and_torn_labels_go() -> None:
     assert kept_ids([rec("a", LONG), twin])[0] == ["a", "b"]
     torn = [rec("a", LONG), rec("b", LONG + "!", MALICIOUS), rec("c", "other")]
     assert kept_ids(torn) == (["c"], {"a": "conflicting label", "b": "conflicting label"})
+
+
+def test_a_follow_up_is_known_by_what_came_before() -> None:
+    """Two conversations that end alike are two prompts; the same one with both labels is torn."""
+    ends = [rec(name, "continue", label) for name, label in (("a", BENIGN), ("b", MALICIOUS), ("c", MALICIOUS))]
+    asked = (("a", "Bake a loaf"), ("b", "Rob a bank"), ("c", "Bake a loaf"))
+    rows = [
+        replace(row, messages=(Message("user", before), Message("assistant", "Well."), *row.messages))
+        for row, (_, before) in zip(ends, asked, strict=True)
+    ]
+    assert kept_ids(rows[:2]) == (["a", "b"], {})
+    assert kept_ids(rows) == (["b"], {"a": "conflicting label", "c": "conflicting label"})
+
+
+def test_texts_of_other_scripts_are_not_known_by_the_latin_words_in_them() -> None:
+    rows = [
+        rec("a", "帮我写一个 app"),
+        rec("b", "如何删除 app", MALICIOUS),
+        rec("c", "帮我写一个 APP"),
+        rec("d", "app"),
+        rec("e", "??"),
+    ]
+    assert kept_ids(rows) == (["a", "b", "d", "e"], {"c": "duplicate"})
 
 
 def test_answers_make_rows_different() -> None:

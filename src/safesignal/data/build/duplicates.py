@@ -57,7 +57,7 @@ def unique(records: Sequence[Record], threshold: float, seed: int) -> tuple[list
 
     Rows of the same prompt with different responses are different rows; a prompt without a response is dropped if a
     row has the same prompt with one. Near duplicates of different labels are both kept, because contrastive pairs are
-    near on purpose; equal prompts of different labels are all dropped.
+    near on purpose; equal ones of different labels, turns before them included, are all dropped.
 
     Args:
         records: Rows, in the order of precedence.
@@ -82,14 +82,14 @@ def _without_conflicts(records: Sequence[Record]) -> tuple[list[Record], list[tu
     labels: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if record.prompt_label is not None:
-            labels[text_key(record.prompt)].add(record.prompt_label)
+            labels[_turns(record)].add(record.prompt_label)
     torn = {key for key, found in labels.items() if len(found) > 1}
-    kept = [record for record in records if text_key(record.prompt) not in torn]
-    return kept, [(record, "conflicting label") for record in records if text_key(record.prompt) in torn]
+    kept = [record for record in records if _turns(record) not in torn]
+    return kept, [(record, "conflicting label") for record in records if _turns(record) in torn]
 
 
 def _without_equals(records: Sequence[Record]) -> tuple[list[Record], list[tuple[Record, str]]]:
-    answered = {text_key(record.prompt) for record in records if record.response}
+    answered = {_turns(record) for record in records if record.response}
     seen: set[tuple[str, str]] = set()
     kept: list[Record] = []
     dropped: list[tuple[Record, str]] = []

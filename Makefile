@@ -68,9 +68,9 @@ test: $(VENV)/.stamp-dev
 test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
 
-# Thirteen steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
+# Fifteen steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
 # on, the signal that looks at text (SmolLM2: 30 GiB of disk), answers to look-alikes and that signal once more, the
-# reader of queries, and three times more requests and the reader once more. Only rows whose licence lets the result ship. The
+# reader of queries, and four times more requests and the reader once more. Only rows whose licence lets the result ship. The
 # second adapter has the plan and the requests of the first, half of the plan's answers, and no reader.
 DATA ?= ../shared/data
 
@@ -105,7 +105,9 @@ adapter: signal-smollm2
 	@$(BIN)/safesignal data build recipes/smollm2-twins-2.yaml --data_dir $(DATA) --output runs/smollm2/twins-2.jsonl --overwrite
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-twins-2.toml --start runs/smollm2/two-readings --data runs/smollm2/twins-2.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/three-readings
 	@$(BIN)/safesignal data build recipes/smollm2-hazards.yaml --data_dir $(DATA) --output runs/smollm2/hazards.jsonl --overwrite
-	@$(BIN)/safesignal align --config recipes/smollm2-reader-hazards.toml --start runs/smollm2/three-readings --data runs/smollm2/hazards.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
+	@$(BIN)/safesignal align --config recipes/smollm2-reader-hazards.toml --start runs/smollm2/three-readings --data runs/smollm2/hazards.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/four-readings
+	@$(BIN)/safesignal data build recipes/smollm2-forms.yaml --data_dir $(DATA) --output runs/smollm2/forms.jsonl --overwrite
+	@$(BIN)/safesignal align --config recipes/smollm2-reader-forms.toml --start runs/smollm2/four-readings --data runs/smollm2/forms.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
 
 adapter-gemma3: signal-gemma3
 

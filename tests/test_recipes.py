@@ -81,11 +81,11 @@ def written() -> list[list[str]]:
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
     steps = ["rollouts", "data", "data", "align"]
-    once_more = ["rollouts", "align", "align", *["data", "align"] * 3]
-    assert [words[0] for words in commands[:17]] == [*steps, *once_more, *steps]
+    once_more = ["rollouts", "align", "align", *["data", "align"] * 4]
+    assert [words[0] for words in commands[:19]] == [*steps, *once_more, *steps]
     answers, before, own, looking, reader = (parsed(commands[i]) for i in (2, 3, 4, 5, 6))
-    rows, readings = ([parsed(commands[i]) for i in places] for places in ((7, 9, 11), (8, 10, 12)))
-    other = parsed(commands[16])
+    rows, readings = ([parsed(commands[i]) for i in places] for places in ((7, 9, 11, 13), (8, 10, 12, 14)))
+    other = parsed(commands[18])
     chain = [before, looking, reader, *readings]
     assert [run["start"] for run in chain] == [None, *(run["output"] for run in chain[:-1])]
     assert [answers["output"], own["output"]] == list(looking["data"])

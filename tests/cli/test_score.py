@@ -107,12 +107,21 @@ def test_labelled_rows_are_summed_up(run: Run, tiny: Tiny, tmp_path: Path) -> No
         flagged = [f"({sum(signal >= threshold for signal in own)}/{len(own)}) of the" for own in classes]
         (line,) = [part for part in said.split("labelled ") if part.startswith(f"{what}s: ")]
         assert f"AUC {auc:.3f}; at the threshold, {threshold:.2f}, " in line
-        assert f"{flagged[0]} malicious" in line
-        assert f"{flagged[1]} benign" in line
+        assert f"{flagged[0]} malicious ones and " in line
+        assert f"{flagged[1]} benign ones are flagged" in line
 
 
-def test_rows_of_one_label_have_no_summary(run: Run, tiny: Tiny, tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "Hello", "prompt_label": "benign"}])
+def test_of_rows_of_one_label_the_share_that_is_flagged_is_said(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    rows = [{"id": str(n), "prompt": f"Hello {n}", "prompt_label": "benign"} for n in range(4)]
+    source, output = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    done = run("score", *tiny.args, "--input", source, "--output", output, "--threshold", 0.4)
+    flagged = sum(row["prompt_signal"] >= 0.4 for row in read_rows(output))
+    assert (done.code, "AUC" in done.err, "malicious" in done.err) == (0, False, False)
+    assert f"4 labelled prompts: at the threshold, 0.40, {100 * flagged / 4:.1f} %" in " ".join(done.err.split())
+
+
+def test_rows_without_a_label_have_no_summary(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "Hello"}])
     done = run("score", *tiny.args, "--input", source, "--output", tmp_path / "out.jsonl")
     assert (done.code, "labelled" in done.err) == (0, False)
 

@@ -92,7 +92,7 @@ def _many(
 
 
 def _summary(rows: Sequence[InputRow], policy: Policy) -> Iterator[str]:
-    """Say how well the signal tells labelled rows apart, for each of prompts and responses that has both labels."""
+    """Say how well the signal tells labelled prompts and responses apart, and how many of each label it flags."""
     from safesignal.stats import Rate, roc_auc
 
     prompts = [(row.record.prompt_is_malicious, row.raw.get("prompt_signal")) for row in rows]
@@ -102,14 +102,15 @@ def _summary(rows: Sequence[InputRow], policy: Policy) -> Iterator[str]:
         ("responses", responses, policy.window_threshold),
     ):
         labelled = [(own, float(signal)) for own, signal in pairs if own is not None and signal is not None]
-        if len({own for own, _ in labelled}) < 2:
-            continue
-        auc = roc_auc(*zip(*labelled, strict=True))
-        caught, false = (Rate.of([signal >= threshold for own, signal in labelled if own is x]) for x in (True, False))
-        yield (
-            f"{len(labelled)} labelled {what}: AUC {auc:.3f}; at the threshold, {threshold:.2f}, "
-            f"{caught} of the malicious ones are flagged and {false} of the benign ones"
-        )
+        rates = {
+            name: Rate.of([signal >= threshold for own, signal in labelled if own is label])
+            for name, label in (("malicious", True), ("benign", False))
+            if any(own is label for own, _ in labelled)
+        }
+        if rates:
+            auc = f"AUC {roc_auc(*zip(*labelled, strict=True)):.3f}; " if len(rates) == 2 else ""
+            flagged = " and ".join(f"{rate} of the {name} ones" for name, rate in rates.items())
+            yield f"{len(labelled)} labelled {what}: {auc}at the threshold, {threshold:.2f}, {flagged} are flagged"
 
 
 def _reading(model: SafeSignalModel, signal: SignalOptions) -> tuple[Policy, Schedule]:

@@ -47,7 +47,7 @@ def text_key(text: str) -> str:
     """Return the normalised text, or the folded text where normalising would leave less than half (other scripts).
 
     Example:
-        >>> text_key("Write an APP!"), text_key("帮我写一个 APP！")
+        >>> text_key("Write an APP!"), text_key("帮我写一个 APP!")
         ('write an app', '帮我写一个 app!')
     """
     plain, folded = normalise(text), " ".join(unicodedata.normalize("NFKC", text).casefold().split())

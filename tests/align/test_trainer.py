@@ -20,7 +20,7 @@ from safesignal.align.thresholds import recalibrate
 from safesignal.align.trainer import Progress, Trainer
 from safesignal.config import PRESETS, OperatingPoint, SignalConfig
 from safesignal.data.mixture import split_by_prompt
-from safesignal.data.records import Record, append_jsonl
+from safesignal.data.records import Message, Record, append_jsonl, read_records
 from safesignal.errors import AdapterError, DataError, UsageError
 from safesignal.modeling.model import SafeSignalModel
 from tests.align.conftest import make_model, make_records
@@ -322,6 +322,21 @@ def test_align_saves_an_adapter_that_loads_and_was_calibrated(tmp_path: Path, re
     there = loaded.score(["tell me 1 things about ZZZ"], ["Z is 1"])[0]
     assert there.prompt_signal == pytest.approx(here.prompt_signal, abs=1e-6)
     assert there.response_signals == pytest.approx(here.response_signals, abs=1e-6)
+
+
+def test_what_was_trained_on_is_left_behind_whole(tmp_path: Path, records: list[Record]) -> None:
+    """Each conversation once with its label and its split, so that a rival learns from the same; ends alike are two."""
+    before = [(Message("user", f"about {letter}"), Message("assistant", "Well.")) for letter in "AZBYCX"]
+    rows = [
+        replace(row, id=f"more-{row.id}", messages=(*turns, Message("user", "go on")))
+        for row, turns in zip(records[:6], before, strict=True)
+    ]
+    append_jsonl(tmp_path / "rows.jsonl", [row.to_row() for row in (*records, *rows)])
+    align(GatedRecipe(make_model(), replace(CONFIG, max_steps=1)), [tmp_path / "rows.jsonl"], tmp_path / "adapter")
+    left = read_records(tmp_path / "adapter" / "training" / "prompts.jsonl")
+    found = {(row.messages, row.prompt_label) for row in left if row.meta["split"] in ("train", "val")}
+    assert found == {(row.messages, row.prompt_label) for row in (*records, *rows)}
+    assert {row.response for row in left} == {None}
 
 
 @pytest.mark.parametrize(

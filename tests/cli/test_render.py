@@ -193,9 +193,9 @@ def test_markup_in_a_prompt_or_an_answer_is_plain_text() -> None:
     assert "[/]" in shown(trace_view(trace))
 
 
-def test_an_answer_cannot_move_the_cursor() -> None:
-    trace = Trace("a\x1b[2Jb", (), [], answer([], []), POLICY, ANNEALING)
-    assert "\x1b" not in shown(trace_view(trace))
+def test_a_text_cannot_move_the_cursor_or_turn_others_round() -> None:
+    trace = Trace("a\x1b[2Jb\u202ec\u2066d", (), [], answer([], []), POLICY, ANNEALING)
+    assert not {"\x1b", "\u202e", "\u2066"} & set(shown(trace_view(trace)))
     tokenizer = tiny_tokenizer()
     ids = tokenizer("x\x1b[2J\x07", add_special_tokens=False)["input_ids"]
     assert "".join(token_pieces(tokenizer, ids)) == "x\ufffd[2J\ufffd"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from safesignal.attacks.base import Request, Sampling
+from safesignal.attacks.targets import GuardedTarget
 from safesignal.modeling.model import SafeSignalModel
 from tests.cli.conftest import Run, Tiny, read_rows, save_adapter, write_rows
 
@@ -136,6 +139,10 @@ def test_what_a_disguised_query_was_read_as_is_said(run: Run, tiny: Tiny, tmp_pa
     encoded, options = [model.encode_one(text) for text in (typed, "Hello")], model.options(max_new_tokens=2)
     for signal, expected in ((True, [plain, None]), (False, [None, None])):
         assert [one.read_as for one in model.answer(encoded, signal=signal, options=options)] == expected
+    unread = replace(model.policy(), check_query=False)
+    assert [one.read_as for one in model.answer(encoded, policy=unread, options=options)] == [None, None]
+    replies = GuardedTarget(model).answer([Request(({"role": "user", "content": typed},), "", Sampling(2), 0)])
+    assert [reply.read_as for reply in replies] == [plain]
     assert [score.read_as for score in model.score([typed, "Hello"])] == [plain, None]
     for verb in ("score", "generate"):
         for adapter, expected in ((folder, [plain, None]), (tiny.trusting, [None, None])):
@@ -147,5 +154,6 @@ def test_what_a_disguised_query_was_read_as_is_said(run: Run, tiny: Tiny, tmp_pa
             done = run(verb, *args, "--prompt", typed, "--trace")
             assert (f"the query was read as: {plain}" in done.err) == (expected[0] is not None), done.err
     bare = tmp_path / "bare.jsonl"
+    source = tmp_path / f"generate-{folder.name}.jsonl"  # what an earlier run said does not stay
     run("generate", "--model", tiny.base, "--no-signal", "--input", source, "--output", bare)
     assert [row.get("read_as") for row in read_rows(bare)] == [None, None]

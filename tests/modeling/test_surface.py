@@ -200,6 +200,25 @@ def test_of_a_prompt_users_turns_alone_are_rewritten(surface: Surface) -> None:
     assert found == with_roles(*expected).ids
 
 
+def test_queries_of_the_same_roles_are_each_read_as_they_are() -> None:
+    """Asked for again, a query is the same, and is not put in plain letters again."""
+    asked: list[str] = []
+
+    def counting_ids(text: str) -> list[int]:
+        asked.append(text)
+        return to_ids(text)
+
+    surface = Surface(counting_ids, to_text)
+    typed, plain = ["c h o c o l a t e", "t h e s t o r y"], ["chocolate", "the story"]
+    queries = [with_roles((text, Role.USER)) for text in typed]
+    assert queries[0].roles == queries[1].roles
+    assert [surface.said(query) for query in queries] == plain
+    work = len(asked)
+    assert [surface.said(query) for query in reversed(queries)] == plain[::-1]
+    assert len(asked) == work
+    assert [surface.prompt(query) for query in queries] == [tuple(to_ids(text)) for text in plain]
+
+
 def test_users_are_told_all_their_turns_as_they_are_read(surface: Surface) -> None:
     mark = ("<|s|>", Role.TEMPLATE)
     first, second = "Where is the ch0c0l4t3?", "Tell me the story"

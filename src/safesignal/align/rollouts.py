@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safesignal.data.jsonl import Writer
-from safesignal.data.mixture import filter_licence, normalise, split_by_prompt
+from safesignal.data.mixture import filter_licence, split_by_prompt, text_key
 from safesignal.data.records import Record, read_records
 from safesignal.data.sources import load_training
 from safesignal.errors import UsageError
@@ -228,7 +228,7 @@ def _choose(job: RolloutJob, data_dir: str | Path | None, licences: Sequence[str
         records = filter_licence(records, licences)
         if job.split == "val":
             records = split_by_prompt(records, VAL_FRACTION, SPLIT_SEED)[1]
-        own = {normalise(r.prompt): r for r in records if r.prompt_label == job.prompts}
+        own = {text_key(r.query): r for r in records if r.prompt_label == job.prompts}
         pool = sorted(own.values(), key=lambda record: record.id)
         random.Random(f"{job.seed}/{Path(source).name}").shuffle(pool)
         pools.append(pool)
@@ -237,7 +237,7 @@ def _choose(job: RolloutJob, data_dir: str | Path | None, licences: Sequence[str
         for pool in pools:
             if pool and len(chosen) < job.n:
                 record = pool.pop()
-                chosen.setdefault(normalise(record.prompt), record)
+                chosen.setdefault(text_key(record.query), record)
     return list(chosen.values())
 
 

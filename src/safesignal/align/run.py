@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,10 @@ def _write_prompts(
     with Writer(folder / "prompts.jsonl", overwrite=True) as writer:
         for split, rows in splits:
             for record in rows:
-                if record.prompt_label is not None and (split, record.prompt) not in seen:
-                    seen.add((split, record.prompt))
-                    row = {"id": f"{split}/{record.id}", "prompt": record.prompt, "prompt_label": record.prompt_label}
-                    writer.write(row | {"split": split, "source": record.source})
+                if record.prompt_label is not None and (split, record.query) not in seen:
+                    seen.add((split, record.query))
+                    asked = replace(record, id=f"{split}/{record.id}", response=None, response_label="none", prefill="")
+                    writer.write(replace(asked, meta={"split": split}).to_row())
 
 
 def _thinned(val: Sequence[Example], most: int) -> list[Example]:

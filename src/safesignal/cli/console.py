@@ -39,6 +39,9 @@ __all__ = [
     "waiting",
 ]
 
+_TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+"""Bidirectional classes of the marks that turn the text around them."""
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -62,8 +65,12 @@ def note_read_as(said: str | None) -> None:
 
 
 def visible(text: str) -> str:
-    """Return text that cannot move a terminal's cursor or colour: control characters become a replacement mark."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+    """Return text that cannot move a terminal's cursor, colour it or turn it round: such characters become a mark."""
+    return "".join(c if c in "\n\t" or _is_harmless(c) else "\ufffd" for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    return unicodedata.category(character) != "Cc" and unicodedata.bidirectional(character) not in _TURNS
 
 
 def say(text: str) -> None:

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _MAX_PROBLEMS = 10
+_SAID_SOMETIMES = ("base_drift", "read_as")
+"""Fields that an output row has only where they apply: those of an earlier run do not stay in its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,5 +192,6 @@ def work_through(
             batch = sorted(by_length[start : start + batch_size], key=lambda pair: pair[0].number)
             chosen, encoded = [row for row, _ in batch], [one for _, one in batch]
             for row, added in zip(chosen, answer(chosen, encoded), strict=True):
-                out.write(row.raw | added | {"run": mark(row)})
+                kept = {name: value for name, value in row.raw.items() if name not in _SAID_SOMETIMES}
+                out.write(kept | added | {"run": mark(row)})
             bar.advance(task, len(batch))

@@ -26,6 +26,8 @@ __all__ = [
 
 LICENCES = ("permissive", "sharealike", "noncommercial", "unstated")
 """What a row may say of its licence."""
+_OTHER_LETTER = re.compile(r"[^\W\d_\u0000-\u024f\u1e00-\u1eff]")
+"""A letter that is not Latin."""
 SHIPPABLE = frozenset({"permissive", "sharealike"})
 """Licences whose rows may train what ships in the package."""
 
@@ -44,23 +46,25 @@ def normalise(text: str) -> str:
 
 
 def text_key(text: str) -> str:
-    """Return the normalised text, or the folded text where normalising would leave less than half (other scripts).
+    """Return what makes two texts one: normalised, with letters of other scripts; of a text of signs alone, the signs.
 
     Example:
-        >>> text_key("Write an APP!"), text_key("帮我写一个 APP!")
-        ('write an app', '帮我写一个 app!')
+        >>> text_key("Write an APP!"), text_key("帮我写一个 APP!"), text_key("?!")
+        ('write an app', '帮我写一个 app', '?!')
     """
-    plain, folded = normalise(text), " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return plain if plain and 2 * len(plain.replace(" ", "")) >= sum(map(str.isalnum, folded)) else folded
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    if not _OTHER_LETTER.search(folded):
+        return normalise(text) or " ".join(folded.split())
+    return " ".join("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in folded).split())
 
 
 def prompt_key(record: Record) -> str:
     """Return the text that rows of one prompt share, however it is wrapped.
 
-    It is the key of ``meta["base_prompt"]`` if there is one, else of the prompt.
+    It is the key of ``meta["base_prompt"]`` if there is one, else of the query.
     """
     base = record.meta.get("base_prompt")
-    text = base if isinstance(base, str) and base.strip() else record.prompt
+    text = base if isinstance(base, str) and base.strip() else record.query
     return text_key(text)
 
 

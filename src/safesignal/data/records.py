@@ -93,6 +93,11 @@ class Record:
         return next(message.content for message in reversed(self.messages) if message.role == "user")
 
     @property
+    def query(self) -> str:
+        """The text of all user turns, one a line: what a prompt is known by, and what the query's check is about."""
+        return "\n".join(message.content for message in self.messages if message.role == "user")
+
+    @property
     def prompt_is_malicious(self) -> bool | None:
         """The label of the signal for the query; None if the prompt is unlabelled."""
         return None if self.prompt_label is None else self.prompt_label == "malicious"

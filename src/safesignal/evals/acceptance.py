@@ -187,7 +187,7 @@ class _Runner:
     def flag(self, part: str, rival: TextBaseline, records: Sequence[Record]) -> None:
         """Let the text classifier flag prompts."""
         left = [record for record in records if f"{part}/{record.id}" not in self.done]
-        for record, flagged in zip(left, rival.flag([r.prompt for r in left]), strict=True):
+        for record, flagged in zip(left, rival.flag([r.query for r in left]), strict=True):
             self._write(part, record, bool(flagged) if part == "rival_benign" else not flagged)
 
     def _batches(self, part: str, records: Sequence[Record], size: int) -> Iterator[list[Record]]:
@@ -225,7 +225,7 @@ def _fit_rival(model: SafeSignalModel, config: AcceptanceConfig, train_prompts: 
     """Fit the text classifier on the adapter's own prompts, and calibrate it on the same benign ones."""
     rows = read_records(train_prompts)
     rival = TextBaseline().fit([row for row in rows if row.meta.get("split") == "train"])
-    benign = [r.prompt for r in rows if r.meta.get("split") == "calibration" and not r.prompt_is_malicious]
+    benign = [r.query for r in rows if r.meta.get("split") == "calibration" and not r.prompt_is_malicious]
     target = model.config.preset(config.preset).target_fpr
     rival.calibrate(benign, fpr=target if target is not None else 0.02)
     return rival

@@ -24,7 +24,7 @@ class TextBaseline:
     Example::
 
         baseline = TextBaseline().fit(train_records)
-        baseline.calibrate([record.prompt for record in val_records if not record.prompt_is_malicious], fpr=0.01)
+        baseline.calibrate([record.query for record in val_records if not record.prompt_is_malicious], fpr=0.01)
         flagged = baseline.flag(["How do I bake bread?"])
     """
 
@@ -57,7 +57,7 @@ class TextBaseline:
         Raises:
             UsageError: If a class is missing or scikit-learn is.
         """
-        pairs = {(record.prompt, record.prompt_is_malicious): None for record in records}
+        pairs = {(record.query, record.prompt_is_malicious): None for record in records}
         labelled = [(prompt, label) for prompt, label in pairs if label is not None]
         if len({label for _, label in labelled}) < 2:
             raise UsageError(f"{len(labelled)} labelled prompts of one class only. Expected benign and malicious ones.")

@@ -72,7 +72,7 @@ class Surface:
     def __init__(self, to_ids: Callable[[str], list[int]], to_text: Callable[[Sequence[int]], str]) -> None:
         self._to_ids, self._to_text = to_ids, to_text
         self._known = lru_cache(maxsize=65536)(lambda word: tuple(to_ids(f" {word}")))
-        # A query is asked for more than once: to be read, to be said, and in training to be counted.
+        # A query is asked for more than once: to be read, to be said, and in training to be counted; batches up to 64.
         self._turns = lru_cache(maxsize=64)(self._read_turns)
 
     def prompt(self, encoded: Encoded) -> tuple[int, ...]:

@@ -101,18 +101,22 @@ def test_a_follow_up_is_known_by_what_came_before() -> None:
         for row, (_, before) in zip(ends, asked, strict=True)
     ]
     assert kept_ids(rows[:2]) == (["a", "b"], {})
+    assert kept_ids([replace(rows[0], response="Knead it."), rows[1]]) == (["a", "b"], {})
     assert kept_ids(rows) == (["b"], {"a": "conflicting label", "c": "conflicting label"})
 
 
-def test_texts_of_other_scripts_are_not_known_by_the_latin_words_in_them() -> None:
-    rows = [
-        rec("a", "帮我写一个 app"),
-        rec("b", "如何删除 app", MALICIOUS),
-        rec("c", "帮我写一个 APP"),
-        rec("d", "app"),
-        rec("e", "??"),
-    ]
-    assert kept_ids(rows) == (["a", "b", "d", "e"], {"c": "duplicate"})
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        ("用Python写爬虫", "用PYTHON写爬虫\uff01", "用Python写网站"),
+        ("Как открыть PowerShell script", "как открыть: PowerShell script?", "Как удалить PowerShell script"),
+        ("USB की जाँच", "usb की जाँच।", "USB की जोंच"),
+        ("??", " ?? ", "?"),
+    ],
+)
+def test_texts_of_other_scripts_are_known_by_all_their_letters(one: str, same: str, other: str) -> None:
+    rows = [rec("a", one), rec("b", same), rec("c", other, MALICIOUS), rec("d", "Python powershell script USB")]
+    assert kept_ids(rows) == (["a", "c", "d"], {"b": "duplicate"})
 
 
 def test_answers_make_rows_different() -> None:

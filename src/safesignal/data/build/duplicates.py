@@ -57,7 +57,7 @@ def unique(records: Sequence[Record], threshold: float, seed: int) -> tuple[list
 
     Rows of the same prompt with different responses are different rows; a prompt without a response is dropped if a
     row has the same prompt with one. Near duplicates of different labels are both kept, because contrastive pairs are
-    near on purpose; equal ones of different labels, turns before them included, are all dropped.
+    near on purpose; equal ones of different labels are all dropped. A prompt is all of a conversation's user turns.
 
     Args:
         records: Rows, in the order of precedence.
@@ -82,29 +82,25 @@ def _without_conflicts(records: Sequence[Record]) -> tuple[list[Record], list[tu
     labels: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if record.prompt_label is not None:
-            labels[_turns(record)].add(record.prompt_label)
+            labels[text_key(record.query)].add(record.prompt_label)
     torn = {key for key, found in labels.items() if len(found) > 1}
-    kept = [record for record in records if _turns(record) not in torn]
-    return kept, [(record, "conflicting label") for record in records if _turns(record) in torn]
+    kept = [record for record in records if text_key(record.query) not in torn]
+    return kept, [(record, "conflicting label") for record in records if text_key(record.query) in torn]
 
 
 def _without_equals(records: Sequence[Record]) -> tuple[list[Record], list[tuple[Record, str]]]:
-    answered = {_turns(record) for record in records if record.response}
+    answered = {text_key(record.query) for record in records if record.response}
     seen: set[tuple[str, str]] = set()
     kept: list[Record] = []
     dropped: list[tuple[Record, str]] = []
     for record in records:
-        key = _turns(record), text_key(record.response or "")
+        key = text_key(record.query), text_key(record.response or "")
         if key in seen or (not record.response and key[0] in answered):
             dropped.append((record, "duplicate"))
         else:
             seen.add(key)
             kept.append(record)
     return kept, dropped
-
-
-def _turns(record: Record) -> str:
-    return "\n".join(text_key(message.content) for message in record.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +113,7 @@ class _Row:
 def _without_near(
     records: Sequence[Record], threshold: float, seed: int
 ) -> tuple[list[Record], list[tuple[Record, str]]]:
-    rows = [_Row(r.prompt_label, shingles(_turns(r)), shingles(r.response) if r.response else None) for r in records]
+    rows = [_Row(r.prompt_label, shingles(r.query), shingles(r.response) if r.response else None) for r in records]
     buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
     kept: list[Record] = []
     dropped: list[tuple[Record, str]] = []

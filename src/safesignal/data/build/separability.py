@@ -30,7 +30,7 @@ def separability(records: Sequence[Record], seed: int = 0) -> dict[str, Any]:
         `rows`, `malicious`, and `form` and `words`: each an AUC in [0, 1]; where it could not be measured they are
         None and `why` says so.
     """
-    labelled = list({(r.prompt, r.prompt_label): r for r in records if r.prompt_label is not None}.values())
+    labelled = list({(r.query, r.prompt_label): r for r in records if r.prompt_label is not None}.values())
     truth = np.array([record.prompt_label == "malicious" for record in labelled], dtype=bool)
     found: dict[str, Any] = {"rows": len(labelled), "malicious": int(truth.sum()), "form": None, "words": None}
     groups = [group_of(record) for record in labelled]
@@ -41,7 +41,7 @@ def separability(records: Sequence[Record], seed: int = 0) -> dict[str, Any]:
         import sklearn  # noqa: F401
     except ImportError:
         return found | {"why": 'scikit-learn is not installed: pip install "safesignal[eval]"'}
-    prompts = [record.prompt for record in labelled]
+    prompts = [record.query for record in labelled]
     forms = np.array([features(prompt) for prompt in prompts])
     return found | {
         "form": _auc(_form_classifier, forms, truth, groups, seed),

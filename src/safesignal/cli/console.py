@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import traceback
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from safesignal.display import visible
+
 __all__ = [
     "bars",
     "err",
@@ -35,12 +36,8 @@ __all__ = [
     "quiet_libraries",
     "report_crash",
     "say",
-    "visible",
     "waiting",
 ]
-
-_TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-"""Bidirectional classes of the marks that turn the text around them."""
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -62,15 +59,6 @@ def note_read_as(said: str | None) -> None:
     """Say what the reader took a disguised query for, where it did."""
     if said is not None:
         note(f"the query was read as: {visible(said)}")
-
-
-def visible(text: str) -> str:
-    """Return text that cannot move a terminal's cursor, colour it or turn it round: such characters become a mark."""
-    return "".join(c if c in "\n\t" or _is_harmless(c) else "\ufffd" for c in text)
-
-
-def _is_harmless(character: str) -> bool:
-    return unicodedata.category(character) != "Cc" and unicodedata.bidirectional(character) not in _TURNS
 
 
 def say(text: str) -> None:

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from safesignal.cli.arguments import option
-from safesignal.cli.console import note, out, print_error, visible, waiting
+from safesignal.cli.console import note, out, print_error, waiting
 from safesignal.cli.options import DType, ModelOptions
 from safesignal.cli.render import Trace, signal_colour, sparkline, token_pieces, trace_view
+from safesignal.display import visible
 
 if TYPE_CHECKING:
     from safesignal.modeling.chat import Encoded

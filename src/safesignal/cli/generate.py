@@ -20,6 +20,7 @@ from safesignal.cli.rows import (
     one_row,
     read_rows,
     require_same_run,
+    where_it_applies,
     work_through,
 )
 from safesignal.data.jsonl import Writer
@@ -151,8 +152,7 @@ class _Job:
             "stopped_at": answer.stopped_at,
             "checks": [check_row(check) for check in answer.checks],
             "n_tokens": answer.n_tokens,
-            **({"read_as": answer.read_as} if answer.read_as is not None else {}),
-            **({"base_drift": model.base_drift} if model.base_drift and self._watch else {}),
+            **where_it_applies(answer.read_as, model.base_drift if self._watch else ""),
         }
 
     def _show(self, model: SafeSignalModel, row: InputRow, encoded: Encoded) -> None:

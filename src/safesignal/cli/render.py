@@ -18,7 +18,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from safesignal.cli.console import visible
+from safesignal.display import visible
 from safesignal.rules import Policy, Schedule
 from safesignal.types import Check, CheckKind, Verdict
 

@@ -27,11 +27,12 @@ __all__ = [
     "one_row",
     "read_rows",
     "require_same_run",
+    "where_it_applies",
     "work_through",
 ]
 
 _MAX_PROBLEMS = 10
-_SAID_SOMETIMES = ("base_drift", "read_as")
+_WHERE_IT_APPLIES = ("read_as", "base_drift")
 """Fields that an output row has only where they apply: those of an earlier run do not stay in its row."""
 
 
@@ -160,6 +161,11 @@ def encode_rows(
     return encoded
 
 
+def where_it_applies(read_as: str | None, base_drift: str) -> dict[str, str]:
+    """Return what a disguised query was read as and how the base differs, as fields of an output row where they do."""
+    return {name: said for name, said in zip(_WHERE_IT_APPLIES, (read_as, base_drift), strict=True) if said}
+
+
 def _shorter(room: int) -> str:
     return "shorten the prompt or lower `--max_new_tokens`" if room else "shorten the prompt or the response"
 
@@ -192,6 +198,6 @@ def work_through(
             batch = sorted(by_length[start : start + batch_size], key=lambda pair: pair[0].number)
             chosen, encoded = [row for row, _ in batch], [one for _, one in batch]
             for row, added in zip(chosen, answer(chosen, encoded), strict=True):
-                kept = {name: value for name, value in row.raw.items() if name not in _SAID_SOMETIMES}
+                kept = {name: value for name, value in row.raw.items() if name not in _WHERE_IT_APPLIES}
                 out.write(kept | added | {"run": mark(row)})
             bar.advance(task, len(batch))

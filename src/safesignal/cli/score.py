@@ -20,6 +20,7 @@ from safesignal.cli.rows import (
     one_row,
     read_rows,
     require_same_run,
+    where_it_applies,
     work_through,
 )
 from safesignal.data.jsonl import Writer
@@ -130,5 +131,4 @@ def _row(model: SafeSignalModel, found: Score) -> dict[str, Any]:
     if found.response_signal is not None:
         row["response_signals"] = [round(signal, 6) for signal in found.response_signals]
         row["response_signal"] = round(found.response_signal, 6)
-    said = {"read_as": found.read_as} if found.read_as is not None else {}
-    return row | said | ({"base_drift": model.base_drift} if model.base_drift else {})
+    return row | where_it_applies(found.read_as, model.base_drift)

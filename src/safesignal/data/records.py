@@ -88,14 +88,19 @@ class Record:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def user_turns(self) -> list[str]:
+        """What the user said, turn by turn; at least one."""
+        return [message.content for message in self.messages if message.role == "user"]
+
+    @property
     def prompt(self) -> str:
         """The text of the last user turn."""
-        return next(message.content for message in reversed(self.messages) if message.role == "user")
+        return self.user_turns[-1]
 
     @property
     def query(self) -> str:
         """The text of all user turns, one a line: what a prompt is known by, and what the query's check is about."""
-        return "\n".join(message.content for message in self.messages if message.role == "user")
+        return "\n".join(self.user_turns)
 
     @property
     def prompt_is_malicious(self) -> bool | None:

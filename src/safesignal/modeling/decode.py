@@ -126,7 +126,7 @@ def _open(forward: SignalForward, state: TextState, rows: Sequence[Row], setting
         replies = [iter(row) for row in signals]
         return {key: [next(replies[key[0]]) for _ in own] for key, own in wanted.items()}
 
-    queries = {(r, -1): row.query() for r, row in enumerate(rows) if row.watch and row.policy.check_query}
+    queries = {(r, -1): row.query() for r, row in enumerate(rows) if row.checks_query}
     others = {(r, c): course for r, row in enumerate(rows) for c, course in enumerate(row.opening())}
     stages = [(queries, False), (others, True)] if forward.joint else [(queries | others, True)]
     actions: dict[tuple[int, int], Action] = {}

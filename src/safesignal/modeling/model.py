@@ -377,8 +377,6 @@ class SafeSignalModel(nn.Module):
         found = score_encoded(self.forward_signal, encoded, policy, schedule)
         return [replace(one, base_drift=self.base_drift) for one in found]
 
-    # --------------------------------------------------------------------------------------------------------- private
-
     def options(self, **given: Any) -> GenerationOptions:
         """Merge generation options with the base model's own; see :func:`resolve_options`.
 
@@ -429,8 +427,8 @@ class SafeSignalModel(nn.Module):
         return policy, schedule if isinstance(schedule, Schedule) else parse_schedule(schedule or self.config.schedule)
 
     def _answer_of(self, row: Row, options: GenerationOptions, times: Sequence[float]) -> Answer:
+        said = self.forward_signal.read_as(row.encoded) if row.checks_query else None
         answer = answer_of(row, options.stop_strings, self._to_text, times)
-        said = self.forward_signal.read_as(row.encoded) if row.watch and row.policy.check_query else None
         return replace(answer, base_drift=self.base_drift, read_as=said)
 
     def _to_ids(self, text: str) -> list[int]:

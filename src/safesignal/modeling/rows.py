@@ -101,6 +101,11 @@ class Row:
         """Whether the policy fired."""
         return self.refusal_at is not None
 
+    @property
+    def checks_query(self) -> bool:
+        """Whether the query is checked before anything is written."""
+        return self.watch and self.policy.check_query
+
     def opening(self) -> list[Course]:
         """Return the checks of everything that is there at step 0 but the query: earlier answers, caller's prefill."""
         if not self.watch:

@@ -8,9 +8,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from safesignal.display import visible
 from safesignal.report.document import Section, Table
 from safesignal.report.runs import Run
-from safesignal.report.traces import Trace, clean
+from safesignal.report.traces import Trace
 
 __all__ = ["page"]
 
@@ -25,7 +26,7 @@ def page(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.tests["table"] = lambda part: isinstance(part, Table)
-    environment.filters |= {"code": _code, "clean": clean}
+    environment.filters |= {"code": _code, "visible": visible}
     return environment.get_template("report.html.j2").render(
         title=title,
         runs=runs,

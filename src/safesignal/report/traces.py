@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from safesignal.display import visible
 from safesignal.report.runs import Run
 from safesignal.types import CheckKind, Verdict
 
-__all__ = ["Stretch", "Tick", "Trace", "clean", "sample_traces", "stretches"]
+__all__ = ["Stretch", "Tick", "Trace", "sample_traces", "stretches"]
 
 _LONGEST = 6000
 """Characters of a prompt that are shown."""
@@ -129,7 +129,7 @@ class Trace:
         facts = [f"{row.get('n_tokens')} tokens", f"ended: {row.get('finish')}", f"{row.get('seconds') or 0:.1f} s"]
         facts += [self.transition] if self.transition else []
         facts += [f"{judge} judge: {verdict}" for judge, verdict in self.judgements]
-        return clean(" · ".join(facts)) if row.get("finish") else ""
+        return visible(" · ".join(facts)) if row.get("finish") else ""
 
 
 def sample_traces(runs: Sequence[Run], each: int) -> list[Trace]:
@@ -159,18 +159,6 @@ def stretches(row: Attempt) -> tuple[list[Stretch], list[Stretch]]:
     return _merged(before), _merged(after)
 
 
-def clean(text: str) -> str:
-    """Return text without what could not be written, or could reorder what stands around it."""
-    return "".join(c if c in "\n\t" or _harmless(c) else "\ufffd" for c in text)
-
-
-def _harmless(character: str) -> bool:
-    return unicodedata.category(character) not in ("Cc", "Cs") and character not in _BIDI
-
-
-_BIDI = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-
-
 def _trace(run: Run, row: Attempt) -> Trace:
     before, after = stretches(row)
     verdicts = {name: given.get("verdict") for name, given in (row.get("judgements") or {}).items()}
@@ -180,12 +168,12 @@ def _trace(run: Run, row: Attempt) -> Trace:
     return Trace(
         run,
         row,
-        [(clean(role), _shortened(text)) for role, text in said],
+        [(visible(role), _shortened(text)) for role, text in said],
         before,
         # The transition's mark stands on a line of its own, so the blank line that leads a refusal in is not needed.
         [replace(after[0], text=after[0].text.lstrip("\n")), *after[1:]] if after else after,
         _ticks(row),
-        [(clean(name), str(verdict)) for name, verdict in verdicts.items()],
+        [(visible(name), str(verdict)) for name, verdict in verdicts.items()],
         harmful and row.get("label") != "benign",
     )
 
@@ -197,7 +185,7 @@ def _draw(row: Attempt) -> str:
 
 def _shortened(text: str) -> str:
     more = len(text) - _LONGEST
-    return clean(text) if more <= 0 else f"{clean(text[:_LONGEST])}\n… {more} more characters"
+    return visible(text) if more <= 0 else f"{visible(text[:_LONGEST])}\n… {more} more characters"
 
 
 def _prefill_tokens(checks: Iterable[Mapping[str, Any]]) -> int:
@@ -221,7 +209,7 @@ def _covering(checks: Sequence[Mapping[str, Any]], released: int) -> list[Mappin
 
 
 def _piece(text: str, check: Mapping[str, Any] | None, *, refusal: bool) -> Stretch:
-    text = clean(text)
+    text = visible(text)
     if check is None or (refusal and check["kind"] != CheckKind.EXPLANATION):
         return Stretch(text, "refusal" if refusal else "unchecked")
     malicious = check["verdict"] == Verdict.MALICIOUS

@@ -79,23 +79,25 @@ def _hashes(parts: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def _without_conflicts(records: Sequence[Record]) -> tuple[list[Record], list[tuple[Record, str]]]:
+    keyed = [(text_key(record.query), record) for record in records]
     labels: dict[str, set[str]] = defaultdict(set)
-    for record in records:
+    for key, record in keyed:
         if record.prompt_label is not None:
-            labels[text_key(record.query)].add(record.prompt_label)
+            labels[key].add(record.prompt_label)
     torn = {key for key, found in labels.items() if len(found) > 1}
-    kept = [record for record in records if text_key(record.query) not in torn]
-    return kept, [(record, "conflicting label") for record in records if text_key(record.query) in torn]
+    kept = [record for key, record in keyed if key not in torn]
+    return kept, [(record, "conflicting label") for key, record in keyed if key in torn]
 
 
 def _without_equals(records: Sequence[Record]) -> tuple[list[Record], list[tuple[Record, str]]]:
-    answered = {text_key(record.query) for record in records if record.response}
+    keyed = [(text_key(record.query), record) for record in records]
+    answered = {prompt for prompt, record in keyed if record.response}
     seen: set[tuple[str, str]] = set()
     kept: list[Record] = []
     dropped: list[tuple[Record, str]] = []
-    for record in records:
-        key = text_key(record.query), text_key(record.response or "")
-        if key in seen or (not record.response and key[0] in answered):
+    for prompt, record in keyed:
+        key = prompt, text_key(record.response or "")
+        if key in seen or (not record.response and prompt in answered):
             dropped.append((record, "duplicate"))
         else:
             seen.add(key)

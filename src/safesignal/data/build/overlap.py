@@ -89,9 +89,8 @@ class NearIndex:
 
 def touches(record: Record, index: NearIndex) -> bool:
     """Return whether any user turn of a row, or the prompt under its wrapper, is near an indexed text."""
-    asked = [message.content for message in record.messages if message.role == "user"]
     base = record.meta.get("base_prompt")
-    return any(index.near(text) for text in (*asked, *([base] if isinstance(base, str) else [])))
+    return any(index.near(text) for text in (*record.user_turns, *([base] if isinstance(base, str) else [])))
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -18,7 +18,7 @@ from safesignal.align.augment import AugmentRecipe
 from safesignal.align.config import AlignConfig
 from safesignal.align.gated import GatedRecipe
 from safesignal.align.joint import JointRecipe
-from safesignal.align.parallel import whole
+from safesignal.align.parallel import leave, whole
 from safesignal.align.pretrain import PretrainRecipe
 from safesignal.align.recipe import Recipe
 from safesignal.align.sft import SftRecipe
@@ -97,3 +97,4 @@ def make_trainer(folder: Path, name: str, config: AlignConfig, *, shard: bool = 
 if __name__ == "__main__":
     for case in sys.argv[2:]:
         train(Path(sys.argv[1]), case, Accelerator().num_processes)
+    leave()

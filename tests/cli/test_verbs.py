@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from torch import distributed
 
 from safesignal.cli import app
 from safesignal.cli.demo import CASES
@@ -185,6 +186,21 @@ def test_a_dry_run_of_align_checks_and_trains_nothing(run: Run, tiny: Tiny, tmp_
     lone = run(*args)
     assert (lone.code, "0 malicious labels and 9 benign ones" in lone.err) == (2, True)
     assert run(*args, "--recipe", "sft").code == 0
+
+
+def test_a_finished_training_leaves_its_group_of_processes(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    # What does not leave is at times aborted by gloo's threads at its end, and a launcher calls the run failed.
+    labels = {"prompt_label": "benign", "response_label": "benign"}
+    rows = write_rows(tmp_path / "in.jsonl", [{"prompt": f"{n}?", "response": "yes", **labels} for n in range(8)])
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        train = ["align", "--model", tiny.base, "--recipe", "sft", "--max_steps", 1, "--data", rows]
+        done = run(*train, "--output", tmp_path / "out")
+        assert done.code == 0, done.err
+        assert not distributed.is_initialized()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def test_a_dry_run_says_what_a_described_model_needs(run: Run, tmp_path: Path) -> None:

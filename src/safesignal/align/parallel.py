@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["gathered", "load_optimizer", "put_back", "shard", "whole"]
+__all__ = ["gathered", "leave", "load_optimizer", "put_back", "shard", "whole"]
 
 
 def shard(module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
@@ -75,6 +75,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
         for index, own in saved["state"].items()
     }
     optimizer.load_state_dict({**saved, "state": moments})
+
+
+def leave() -> None:
+    """Leave the group of processes, if this is one of several: the last thing that each of them does.
+
+    A process that ends inside its group tears it down together with the interpreter, while gloo's threads still run: at
+    times that ends in `terminate called without an active exception`, and a finished run counts as failed.
+    """
+    if distributed.is_initialized():
+        distributed.barrier()  # no process goes while another still has something to say to it
+        distributed.destroy_process_group()
 
 
 def _like(value: Any, tensor: Tensor) -> Any:

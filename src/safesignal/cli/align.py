@@ -113,6 +113,7 @@ def align(
         model = replace(model, model=shape.name)
     first = os.environ.get("RANK", "0") == "0"
     recipe = _load(model, settings, signal)
+    from safesignal.align.parallel import leave
     from safesignal.align.run import align as run
 
     with progress() as bar:
@@ -120,6 +121,7 @@ def align(
         report = _Report(bar, bar.add_task("training", total=None))
         log = note if first else _silent
         result = run(recipe, data or [], output, data_dir=data_dir, report=report, log=log)
+    leave()
     if first:
         guarded = settings.recipe in _WITH_SIGNAL
         use = f"`--adapter {output}` uses it" if guarded else f"`--model {output}` uses it"

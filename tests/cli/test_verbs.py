@@ -188,6 +188,19 @@ def test_a_dry_run_of_align_checks_and_trains_nothing(run: Run, tiny: Tiny, tmp_
     assert run(*args, "--recipe", "sft").code == 0
 
 
+@pytest.mark.parametrize(("seconds", "lines"), [(0.0, 8), (60.0, 0)])
+def test_a_log_hears_of_long_work_a_line_at_a_time(
+    run: Run, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, lines: int
+) -> None:
+    monkeypatch.setattr("safesignal.cli.console._Bars.pause", seconds)
+    rows = write_rows(tmp_path / "in.jsonl", [{"prompt": f"{n}?"} for n in range(8)])
+    done = run("score", *tiny.args, "--input", rows, "--output", tmp_path / "out.jsonl", "--batch_size", 1)
+    assert done.code == 0, done.err
+    said = [line for line in done.err.splitlines() if " of 8" in line]
+    assert len(said) == lines
+    assert not lines or "8 of 8" in said[-1]
+
+
 def test_a_finished_training_leaves_its_group_of_processes(run: Run, tiny: Tiny, tmp_path: Path) -> None:
     # What does not leave is at times aborted by gloo's threads at its end, and a launcher calls the run failed.
     labels = {"prompt_label": "benign", "response_label": "benign"}

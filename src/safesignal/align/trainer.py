@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,8 @@ __all__ = ["Progress", "Share", "Trainer", "share_out"]
 _STATE_FILE = "state.pt"
 _BEST_FILE = "best.pt"
 _HISTORY_FILE = "history.jsonl"
+_CHECKPOINT_SECONDS = 600
+"""A run that is cut short loses no more than this, however far apart its evaluations are."""
 _NOT_IN_KEY = (
     # Only the thresholds depend on these: a finished run may be calibrated again.
     "target_fpr",
@@ -149,12 +152,13 @@ class Trainer:
         self.per_epoch = sum(1 for _ in self.recipe.batches(self.train, self.rows, 0))
         steps = max(1, round(self.per_epoch * self.config.epochs))
         self.steps = min(steps, self.config.max_steps or steps)
+        self._saved_at = time.monotonic()
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train to the end or until validation stops improving; then put the best weights back.
 
-        A checkpoint is written at every evaluation; a run that finds one goes on from it and draws the batches and
-        spans that it would have drawn anyway (tests/align/test_trainer.py).
+        A checkpoint is written at every evaluation, and ten minutes after the last one; a run that finds one goes on
+        from it and draws the batches and spans that it would have drawn anyway (tests/align/test_trainer.py).
         """
         self._resume()
         for epoch, rows in self._remaining():
@@ -163,6 +167,8 @@ class Trainer:
             metrics = None
             if self.step % self.config.eval_every == 0 or self.step == self.steps:
                 metrics = self._evaluate(loss, terms)
+            elif self._agreed(time.monotonic() - self._saved_at) >= _CHECKPOINT_SECONDS:
+                self._save(better=False)
             report(Progress(self.step, self.steps, loss, terms, norm, metrics))
             if self.stale >= self.config.patience:
                 break
@@ -256,6 +262,7 @@ class Trainer:
         return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)))
 
     def _save(self, better: bool) -> None:
+        self._saved_at = time.monotonic()
         # Sharded tensors are put together by all processes, and written by one.
         state = {
             "weights": whole(self.recipe.state()),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -73,10 +76,36 @@ def waiting(message: str) -> Iterator[None]:
         yield
 
 
+class _Bars(Progress):
+    """Bars on a terminal; in a log, where rich draws them once and at the end, a plain line a minute."""
+
+    pause = 60.0
+    """Seconds between two lines of a log, and before its first."""
+
+    def __init__(self, *columns: Any, **options: Any) -> None:
+        super().__init__(*columns, **options)
+        self._said = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Move a line, and write it down if a log has not heard of the work for a minute."""
+        super().update(task_id, **changes)
+        now = time.monotonic()
+        if self.disable or self.console.is_terminal or now - self._said < self.pause:
+            return
+        self._said = now
+        task = self._tasks[task_id]
+        left = task.time_remaining
+        soon = "" if left is None else f", {timedelta(seconds=round(left))} left"
+        done = f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}"
+        note(f"{task.description}  {done}{soon}")
+
+
 def progress() -> Progress:
     """Return a progress bar with the time left, on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=err)
+    # A step may take longer than rich's 30 seconds of memory.
+    left = (TextColumn("left"), TimeRemainingColumn())
+    return _Bars(*columns, *left, console=err, speed_estimate_period=600)
 
 
 @contextmanager

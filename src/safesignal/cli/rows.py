@@ -200,4 +200,4 @@ def work_through(
             for row, added in zip(chosen, answer(chosen, encoded), strict=True):
                 kept = {name: value for name, value in row.raw.items() if name not in _WHERE_IT_APPLIES}
                 out.write(kept | added | {"run": mark(row)})
-            bar.advance(task, len(batch))
+            bar.update(task, advance=len(batch))

@@ -1,13 +1,18 @@
-"""Text of others as a terminal or a page may show it."""
+"""Text of others: what can be shown of it, and what is no text."""
 
 from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["visible"]
+__all__ = ["has_surrogate", "visible"]
 
 _TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 """Bidirectional classes of the marks that turn the text around them."""
+
+
+def has_surrogate(text: str) -> bool:
+    """Tell whether a text holds half of a surrogate pair, as of an emoji cut in two; no tokenizer takes that."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def visible(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from tokenizers import decoders
 
 from safesignal.errors import UsageError
 from safesignal.modeling.model import SafeSignalModel
@@ -160,3 +162,39 @@ def test_gpt2_near_its_last_position(position: Any, signal: bool) -> None:
 
 def test_the_tokenizer_is_the_one_that_is_meant() -> None:
     assert tiny_tokenizer().eos_token_id == tiny_tokenizer().pad_token_id
+
+
+def test_an_answer_begins_where_the_given_ids_end_also_in_a_slice_of_a_batch() -> None:
+    model = guarded("llama")
+    inputs = model.encode(["hi", "a longer prompt than the other, by far"])
+    width = inputs["input_ids"].shape[1]
+    whole: Any = model.generate(**inputs, policy=NEVER, max_new_tokens=8)
+    one: Any = model.generate(**{name: value[:1] for name, value in inputs.items()}, policy=NEVER, max_new_tokens=8)
+    assert one.shape == whole[:1].shape == (1, width + 8)
+    assert one[0].tolist() == whole[0].tolist()
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+def test_a_space_behind_a_prefill_is_kept_by_decoders_that_strip_the_first(refuse: bool) -> None:
+    plain, strips = tiny_tokenizer(), tiny_tokenizer()
+    backend: Any = strips.backend_tokenizer
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    told = []
+    for tokenizer in (plain, strips):
+        model = guarded("llama", tokenizer=tokenizer)
+        head, space = model.base.get_output_embeddings(), tokenizer(" ", add_special_tokens=False)["input_ids"][0]
+        handle = head.register_forward_hook(
+            lambda _, __, out, space=space: out.index_fill(-1, torch.tensor([space]), 1e4)
+        )
+        policy = NEVER_AT_ALL if not refuse else Policy(threshold=1.0, window_threshold=0.0)
+        settings: Any = {"policy": policy, "prefill": "Sure, here is", "max_new_tokens": 6}
+        pieces = [chunk.text for chunk in model.stream("hi", **settings)]
+        settings.pop("prefill")
+        made: Any = model.generate(
+            **model.encode("hi", prefill="Sure, here is"), **settings, return_dict_in_generate=True
+        )
+        handle.remove()
+        assert "".join(pieces) == made.answers[0].text
+        told.append(made.answers[0].text)
+    assert told[0] == told[1]
+    assert refuse or told[0] == " " * 6

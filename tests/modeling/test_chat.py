@@ -12,8 +12,9 @@ from tokenizers import Regex, pre_tokenizers
 
 from safesignal.errors import TemplateError, UsageError
 from safesignal.modeling.chat import TEMPLATES, Encoded, encode_chat
+from safesignal.modeling.model import SafeSignalModel
 from safesignal.types import Role, Span
-from tests.support import tiny_tokenizer
+from tests.support import tiny_model, tiny_tokenizer
 
 CHATML, LLAMA2, GEMMA = tiny_tokenizer(), tiny_tokenizer("llama2"), tiny_tokenizer("gemma")
 
@@ -239,3 +240,21 @@ def test_llama2_strips_system_and_first_turn_as_one(rules: str, first: str) -> N
 def test_what_is_no_conversation_is_told(wrong: Any) -> None:
     with pytest.raises(UsageError, match="Expected a prompt, or messages"):
         encode_chat(CHATML, wrong)
+
+
+@pytest.mark.parametrize("prompt", ["hi \ud800 there", [{"role": "user", "content": "\udc00"}]])
+def test_half_of_a_surrogate_pair_is_said_in_a_line(prompt: Any) -> None:
+    tokenizer = tiny_tokenizer()
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    with pytest.raises(UsageError, match="message 1 holds half of a surrogate pair"):
+        encode_chat(tokenizer, messages)
+    with pytest.raises(UsageError, match="beginning holds half"):
+        encode_chat(tokenizer, [{"role": "user", "content": "hi"}], "\ud83d")
+
+
+def test_no_prefill_and_rows_that_are_none() -> None:
+    model = SafeSignalModel.from_base(tiny_model("llama"), tokenizer=tiny_tokenizer())
+    inputs = model.encode("hi", prefill=None)
+    assert inputs["input_ids"].tolist() == model.encode("hi")["input_ids"].tolist()
+    with pytest.raises(UsageError, match=r"Expected \(B, T\)"):
+        model.generate(**{name: value[0] for name, value in inputs.items()}, signal=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from transformers import GenerationConfig
 
 from safesignal.errors import UsageError
@@ -77,7 +78,7 @@ def test_sampling_defaults_are_transformers() -> None:
 def test_stop_strings() -> None:
     assert resolve(stop_strings="END").stop_strings == ("END",)
     assert resolve(stop_strings=["a", "b"]).stop_strings == ("a", "b")
-    with pytest.raises(UsageError, match="stop string is empty"):
+    with pytest.raises(UsageError, match=r"a stop string is .* at least one character"):
         resolve(stop_strings=["a", ""])
 
 
@@ -146,3 +147,49 @@ def test_under_a_template_without_an_end_token_an_answer_ends_at_the_next_turn()
 def test_a_value_out_of_range_is_an_error_even_where_nothing_is_sampled() -> None:
     with pytest.raises(UsageError, match=r"top_p = 7\.0"):
         resolve(top_p=7.0, do_sample=False)
+
+
+def test_a_control_token_as_a_stop_string_is_an_end_token() -> None:
+    special = {"<end>": 7, "<s>": 1}
+    options = resolve_options(GenerationConfig(eos_token_id=2), {"stop_strings": ["<end>", "stop"]}, 0, special)
+    assert (options.eos, options.stop_strings) == (frozenset({2, 7}), ("stop",))
+    with pytest.raises(UsageError, match="<end>, which never shows in text"):
+        resolve_options(GenerationConfig(), {"stop_strings": ["<end>\n"]}, 0, special)
+    model = SafeSignalModel.from_base(tiny_model("llama"), tokenizer=tiny_tokenizer())
+    assert model.options(stop_strings="<|im_end|>").eos >= {model.tokenizer.convert_tokens_to_ids("<|im_end|>")}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"temperature": "hot"},
+        {"max_new_tokens": "many"},
+        {"top_k": [1]},
+        {"seed": "x"},
+        {"pad_token_id": "x"},
+        {"eos_token_id": ["x"]},
+        {"stop_strings": [5]},
+    ],
+)
+def test_what_is_no_number_or_text_is_said_in_a_line(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="Expected"):
+        resolve(**given)
+
+
+def test_end_tokens_come_as_tensors_too() -> None:
+    assert resolve(eos_token_id=torch.tensor(2)).eos == {2}
+    assert resolve(eos_token_id=torch.tensor([2, 3])).eos == {2, 3}
+
+
+def test_draws_without_a_seed_follow_torchs_and_greedy_decoding_leaves_those_alone() -> None:
+    def seeds(torchs: int, **given: Any) -> list[int]:
+        torch.manual_seed(torchs)
+        return [resolve(do_sample=True, **given).sampler.seed for _ in range(2)]
+
+    assert seeds(1) == seeds(1) != seeds(2)
+    assert len({*seeds(1), *seeds(2)}) == 4
+    assert seeds(1, seed=5) == [5, 5]
+    before = torch.get_rng_state()
+    resolve()
+    resolve(do_sample=True, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)

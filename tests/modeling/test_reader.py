@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from safesignal.config import SignalConfig
-from safesignal.errors import AdapterError, SignalError, UsageError
+from safesignal.errors import AdapterError, SignalError, SignalMaskError, UsageError
 from safesignal.modeling import forward as forward_module
 from safesignal.modeling.cache import common_prefix
 from safesignal.modeling.forward import Sight
@@ -258,3 +258,18 @@ def test_no_hook_of_it_stays_on_a_base_that_is_given_back() -> None:
 def test_a_rank_out_of_range_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=r"signal\.reader_rank = "):
         SignalConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize(("first", "then"), [("sdpa", "eager"), ("eager", "sdpa"), ("sdpa", "flex_attention")])
+def test_a_switched_attention_is_an_error_and_no_other_signal(rank: int, first: str, then: str) -> None:
+    base = tiny_model("llama", attn_implementation=first)
+    model = SafeSignalModel.from_base(base, tokenizer=tiny_tokenizer(), config=SignalConfig(rank=4, reader_rank=rank))
+    model.trained_signal = True
+    before = query_signals(model, ["what is x"])
+    base.config._attn_implementation = then
+    for call in (lambda: model.score("what is x"), lambda: model.generate(**model.encode("what is x"))):
+        with pytest.raises(SignalMaskError, match=f"`{then}` and was `{first}`"):
+            call()
+    base.config._attn_implementation = first
+    assert query_signals(model, ["what is x"]) == before

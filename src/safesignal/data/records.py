@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from safesignal.data.jsonl import Problem, Writer, append_jsonl, done_ids, problems_error, read_jsonl, scan_jsonl
+from safesignal.display import has_surrogate
 from safesignal.errors import DataError, UsageError
 
 __all__ = [
@@ -263,7 +264,7 @@ def _message(turn: Any, name: str, note: _Note) -> tuple[Message, ...]:
         note(where, f"is {_kind(content)}; expected text")
     elif role == "user" and not content.strip():
         note(where, "is empty; expected text")
-    elif _has_surrogate(content):
+    elif has_surrogate(content):
         note(where, "holds half of a surrogate pair; expected valid Unicode")
     else:
         return (Message(role, content),)
@@ -278,7 +279,7 @@ def _text(row: Mapping[str, Any], name: str, note: _Note) -> str:
     if not isinstance(value, str):
         note(name, f"is {_kind(value)}; expected text")
         return ""
-    if _has_surrogate(value):
+    if has_surrogate(value):
         note(name, "holds half of a surrogate pair; expected valid Unicode")
         return ""
     return value
@@ -302,10 +303,6 @@ def _identifier(row: Mapping[str, Any], default: str, note: _Note) -> str:
         note("id", f"is {_kind(value)}; expected text or an integer")
         return default
     return str(value)
-
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _kind(value: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from safesignal.display import has_surrogate
 from safesignal.errors import TemplateError, UsageError
 from safesignal.types import Role, Span
 
@@ -119,6 +120,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
         TemplateError: If the tokenizer has no template, no offsets, or a template that rewrites contents.
     """
     _check_messages(messages)
+    _check_text(prefill, "the answer's beginning")
     if not tokenizer.chat_template:
         raise TemplateError(
             "the tokenizer has no chat template, so tokens cannot be given roles. Expected one that renders messages.",
@@ -176,6 +178,7 @@ def _check_messages(messages: Any) -> None:
                 f"message {index + 1} has role {role!r} and content of type {type(content).__name__}. "
                 f"Expected a role among {', '.join(_ROLES)} and a text."
             )
+        _check_text(content, f"message {index + 1}")
     if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
         last = f"the last message is {messages[-1]['role']}'s" if messages else "there are no messages"
         if messages and messages[-1]["role"] == "user":
@@ -183,6 +186,16 @@ def _check_messages(messages: Any) -> None:
         raise UsageError(
             f"{last}. Expected a user message with text at the end.",
             hint='give a start of the answer with `--prefill "…"`, not as an assistant message',
+        )
+
+
+def _check_text(text: Any, name: str) -> None:
+    if not isinstance(text, str):
+        raise UsageError(f"{name} is {text!r:.40}. Expected a text.")
+    if has_surrogate(text):
+        raise UsageError(
+            f"{name} holds half of a surrogate pair, as of an emoji cut in two. Expected valid Unicode.",
+            hint='`text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")` puts marks in their place',
         )
 
 

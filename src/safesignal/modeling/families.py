@@ -7,6 +7,7 @@ attention, takes `inputs_embeds`, explicit positions and a 4-D mask, and runs on
 from __future__ import annotations
 
 import inspect
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from safesignal.errors import ModelError
+from safesignal.errors import ModelError, SignalMaskError
 
 __all__ = ["Stack", "describe", "linear_shape", "unsupported"]
 
@@ -55,6 +56,15 @@ class Stack:
     def gateable(self) -> dict[str, nn.Module]:
         """Linear layers worth a delta on safety rows alone: nobody attends to those, so not keys and values."""
         return {n: module for n, module in self.linears.items() if n.split(".")[-1] not in _KEY_VALUE_ONLY}
+
+    def require_backend(self, now: Set[str]) -> None:
+        """Raise if the base's attention was switched since: another kernel reads masks as what they are not."""
+        if other := sorted(now - {self.backend}):
+            raise SignalMaskError(
+                f"the base's attention is `{other[0]}` and was `{self.backend}` when it was given a signal. "
+                "Expected the same.",
+                hint=f'`base.set_attn_implementation("{self.backend}")`; to use the other, switch before the signal',
+            )
 
 
 def describe(base: PreTrainedModel) -> Stack:

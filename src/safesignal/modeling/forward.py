@@ -367,6 +367,7 @@ class SignalForward(nn.Module):
         cls_D: Tensor | None = None,
     ) -> dict[str, Any]:
         """Assemble a forward of T text rows (the last T columns of `keys_BC`) and K safety rows."""
+        self.stack.require_backend({c._attn_implementation for c in self._configs.values()} - {_GROUPED})
         rows, new, checks = len(sights), embeds_BTD.shape[1], max(map(len, sights))
         text_BT = keys_BC[:, keys_BC.shape[1] - new :]
         own_BK = torch.tensor([[s.position for s in row] + [0] * (checks - len(row)) for row in sights])

@@ -58,6 +58,11 @@ def from_tensors(input_ids: Tensor, attention_mask: Tensor | None, roles: Tensor
             "`generate` got ids without roles, so it cannot tell the query from the template. Expected `roles` (B, T).",
             hint="`inputs = model.encode(messages, prefill=...)`, then `model.generate(**inputs)`",
         )
+    if input_ids.dim() != 2:
+        raise UsageError(
+            f"`input_ids` is {tuple(input_ids.shape)}. Expected (B, T), one row per conversation.",
+            hint="`input_ids[None]`, and the same for mask and roles, makes one row",
+        )
     shapes = [tuple(roles.shape)] + ([tuple(attention_mask.shape)] if attention_mask is not None else [])
     if any(shape != tuple(input_ids.shape) for shape in shapes):
         raise UsageError(
@@ -69,17 +74,18 @@ def from_tensors(input_ids: Tensor, attention_mask: Tensor | None, roles: Tensor
     return [_row(ids, own) for ids, own in zip(input_ids.tolist(), roles.tolist(), strict=True)]
 
 
-def lay_out(encoded: Sequence[Encoded], answers: Sequence[Answer], pad: int) -> Tensor:
+def lay_out(encoded: Sequence[Encoded], answers: Sequence[Answer], pad: int, width: int) -> Tensor:
     """Return (B, T + new) ids as transformers lays them out: prompt padded left, answer and end token padded right.
 
-    A prefill that was dropped leaves padding, so that every answer begins at column T, the width of what was given.
+    A prefill that was dropped leaves padding, so that every answer begins at column T = `width`, that of the
+    ids which were given, their padding included.
     """
     pairs = list(zip(encoded, answers, strict=True))
     lefts = [list(one.ids[: one.text] if answer.prefill_dropped else one.ids) for one, answer in pairs]
     rights = [[*answer.ids, *([] if answer.end_id is None else [answer.end_id])] for _, answer in pairs]
-    left, right = max(len(one.ids) for one in encoded), max(map(len, rights))
+    right = max(map(len, rights))
     rows = zip(lefts, rights, strict=True)
-    return torch.tensor([[pad] * (left - len(a)) + a + b + [pad] * (right - len(b)) for a, b in rows])
+    return torch.tensor([[pad] * (width - len(a)) + a + b + [pad] * (right - len(b)) for a, b in rows])
 
 
 def _row(ids: Sequence[int], roles: Sequence[int]) -> Encoded:

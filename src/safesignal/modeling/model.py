@@ -31,7 +31,7 @@ from safesignal.modeling.output import Answer, GenerateOutput, Score, StreamChun
 from safesignal.modeling.rows import Row, answer_of
 from safesignal.modeling.score import score_encoded
 from safesignal.modeling.surface import Surface
-from safesignal.modeling.text import TextStream, is_byte_token
+from safesignal.modeling.text import TextStream, is_byte_token, letters_of
 from safesignal.modeling.tuned import LM_FOLDER, Tuned, load_tuned, save_tuned
 from safesignal.modeling.zoo import load_base
 from safesignal.rules import Policy, Schedule, parse_schedule, validate_policy
@@ -57,7 +57,7 @@ class SafeSignalModel(nn.Module):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        self.forward_signal = SignalForward(base, config, Surface(self._to_ids, self._to_text))
+        self.forward_signal = SignalForward(base, config, Surface(letters_of(tokenizer), self._to_text))
         self.name = name or str(base.config._name_or_path)
         self.trained_signal = False
         self.base_drift = ""
@@ -233,7 +233,7 @@ class SafeSignalModel(nn.Module):
         return encode_chat(self.tokenizer, messages, prefill)
 
     def encode(
-        self, conversations: Conversation | Sequence[Conversation], prefill: str | Sequence[str] = ""
+        self, conversations: Conversation | Sequence[Conversation], prefill: str | Sequence[str] | None = ""
     ) -> BatchEncoding:
         """Prepare conversations for :meth:`generate`.
 
@@ -245,7 +245,8 @@ class SafeSignalModel(nn.Module):
             `input_ids`, `attention_mask` and `roles`, each (B, T), left-padded.
         """
         batch = as_batch(conversations)
-        prefills = [prefill] * len(batch) if isinstance(prefill, str) else list(prefill)
+        given = prefill or ""
+        prefills = [given] * len(batch) if isinstance(given, str) else list(given)
         if len(prefills) != len(batch):
             raise UsageError(
                 f"{len(prefills)} prefills for {len(batch)} conversations. Expected one each, or one for all."
@@ -292,7 +293,7 @@ class SafeSignalModel(nn.Module):
         encoded = from_tensors(input_ids, attention_mask, roles)
         resolved = self.options(**options)
         answers = self.answer(encoded, policy=policy, schedule=schedule, signal=signal, checks=checks, options=resolved)
-        sequences = lay_out(encoded, answers, resolved.pad).to(self.base.device)
+        sequences = lay_out(encoded, answers, resolved.pad, input_ids.shape[1]).to(self.base.device)
         if not return_dict_in_generate:
             return sequences
         return GenerateOutput(
@@ -348,7 +349,7 @@ class SafeSignalModel(nn.Module):
         for step in decode(self.forward_signal, [row], self.settings(resolved, checks)):
             times.append(step.seconds)
             final = row.finish is not None
-            text = pieces.push(step.ids, final=final, cut=not row.refused)
+            text = pieces.push(step.ids, after=row.prefill, final=final, cut=not row.refused)
             answer = self._answer_of(row, resolved, times) if final else None
             yield StreamChunk(text, step.ids, tuple(row.checks[seen:]), answer)
             seen = len(row.checks)
@@ -385,8 +386,8 @@ class SafeSignalModel(nn.Module):
         """
         if given.get("stop_strings") is None and self.base.generation_config.stop_strings is None:
             given["stop_strings"] = turn_ends(str(self.tokenizer.chat_template or ""))
-        pad = self.tokenizer.pad_token_id
-        return resolve_options(self.base.generation_config, given, int(pad) if pad is not None else None)
+        special = dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
+        return resolve_options(self.base.generation_config, given, self.tokenizer.pad_token_id, special)
 
     def settings(self, options: GenerationOptions, checks: str, *, eos: frozenset[int] | None = None) -> DecodeSettings:
         """Return what the decode loop needs beside its rows; `eos` overrides the end tokens."""

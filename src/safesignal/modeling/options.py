@@ -5,10 +5,13 @@ What the loop does not implement raises; an option is never dropped in silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from safesignal.errors import UsageError
@@ -60,13 +63,20 @@ class GenerationOptions:
     stop_strings: tuple[str, ...]
 
 
-def resolve_options(config: GenerationConfig, overrides: dict[str, Any], pad_default: int | None) -> GenerationOptions:
+def resolve_options(
+    config: GenerationConfig,
+    overrides: dict[str, Any],
+    pad_default: int | None,
+    special: Mapping[str, int] = MappingProxyType({}),
+) -> GenerationOptions:
     """Merge a model's `generation_config` with what the caller gave; `None` means not given.
 
     Args:
         config: The base model's own defaults.
         overrides: transformers' argument names; `temperature=0` is greedy decoding.
         pad_default: The tokenizer's padding id.
+        special: Special tokens by their text. One as a stop string ends the answer as an end token does: in text, where
+            stop strings are looked for, it never shows.
 
     Raises:
         UsageError: If an option is unknown, unsupported or out of range; all problems at once.
@@ -89,32 +99,30 @@ def resolve_options(config: GenerationConfig, overrides: dict[str, Any], pad_def
             "Expected greedy decoding or sampling with temperature, top_k, top_p, min_p and repetition_penalty.",
             hint="leave them out, or change `model.base.generation_config`",
         )
-    max_new_tokens = int(value("max_new_tokens", _DEFAULT_NEW_TOKENS))
+    max_new_tokens = _number("max_new_tokens", value("max_new_tokens", _DEFAULT_NEW_TOKENS), int)
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {max_new_tokens}. Expected at least 1.")
-    eos = _ids(value("eos_token_id"))
+    eos, stop_strings = _ends(value("eos_token_id"), value("stop_strings", ()), special)
     pad = value("pad_token_id", pad_default)
-    stops = value("stop_strings", ())
-    stop_strings = (stops,) if isinstance(stops, str) else tuple(stops)
-    if any(not stop for stop in stop_strings):
-        raise UsageError("a stop string is empty. Expected at least one character.")
-    return GenerationOptions(
-        max_new_tokens, _sampler(value, given), eos, int(pad if pad is not None else min(eos, default=0)), stop_strings
-    )
+    pad = _number("pad_token_id", pad if pad is not None else min(eos, default=0), int)
+    return GenerationOptions(max_new_tokens, _sampler(value, given), eos, pad, stop_strings)
 
 
 def _sampler(value: Any, given: dict[str, Any]) -> Sampler:
-    temperature = float(value("temperature", 1.0))
+    temperature = _number("temperature", value("temperature", 1.0), float)
     # `temperature=0.7` or `top_p=0.9` alone means sampling; a temperature of 0 means none, whatever `do_sample` says.
     do_sample = bool(value("do_sample", False)) or ("do_sample" not in given and bool(_SAMPLING & set(given)))
     do_sample = do_sample and temperature != 0
-    penalty, seed = float(value("repetition_penalty", 1.0)), int(given.get("seed", 0))
+    penalty = _number("repetition_penalty", value("repetition_penalty", 1.0), float)
+    # Without a seed the draws depend on torch's, as transformers' do; greedy decoding leaves that untouched.
+    drawn = int(torch.randint(2**31, ())) if do_sample and "seed" not in given else 0
+    seed = _number("seed", given.get("seed", drawn), int)
     sampler = Sampler(
         do_sample=True,
         temperature=temperature or 1.0,
-        top_k=int(value("top_k", _TOP_K_WHEN_SAMPLING)),
-        top_p=float(value("top_p", 1.0)),
-        min_p=float(value("min_p", 0.0)),
+        top_k=_number("top_k", value("top_k", _TOP_K_WHEN_SAMPLING), int),
+        top_p=_number("top_p", value("top_p", 1.0), float),
+        min_p=_number("min_p", value("min_p", 0.0), float),
         repetition_penalty=penalty,
         seed=seed,
     )
@@ -122,7 +130,28 @@ def _sampler(value: Any, given: dict[str, Any]) -> Sampler:
     return sampler if do_sample else Sampler(repetition_penalty=penalty, seed=seed)
 
 
-def _ids(value: int | Iterable[int] | None) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset([value]) if isinstance(value, int) else frozenset(int(v) for v in value)
+def _ends(
+    ids: int | Iterable[int] | Tensor | None, stops: str | Iterable[Any], special: Mapping[str, int]
+) -> tuple[frozenset[int], tuple[str, ...]]:
+    """Return the tokens and the texts that end an answer."""
+    listed = ids.flatten().tolist() if isinstance(ids, Tensor) else [ids] if isinstance(ids, int) else list(ids or ())
+    strings = [stops] if isinstance(stops, str) else list(stops)
+    for stop in strings:
+        if not isinstance(stop, str) or not stop:
+            raise UsageError(f"a stop string is {stop!r}. Expected a text of at least one character.")
+        if stop not in special and (inside := [token for token in special if token in stop]):
+            raise UsageError(
+                f"the stop string {stop!r} holds {inside[0]}, which never shows in text. Expected text, or it alone."
+            )
+    eos = {_number("eos_token_id", one, int) for one in listed} | {special[stop] for stop in strings if stop in special}
+    return frozenset(eos), tuple(stop for stop in strings if stop not in special)
+
+
+_N = TypeVar("_N", int, float)
+
+
+def _number(name: str, value: Any, kind: type[_N]) -> _N:
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{name} is {value!r:.40}. Expected a number.") from error

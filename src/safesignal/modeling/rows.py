@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.output import Answer
-from safesignal.modeling.text import cut_at_stop
+from safesignal.modeling.text import cut_at_stop, text_after
 from safesignal.rules import Policy, Schedule, Trajectory, query_verdict
 from safesignal.rules.trajectory import GO_ON, Action, replay
 from safesignal.types import Check, CheckKind, FinishReason, Span, Verdict
@@ -95,6 +95,11 @@ class Row:
     def written(self) -> int:
         """Tokens after the prompt and the caller's prefill, the end-of-sequence token included."""
         return len(self.ids) - self.start
+
+    @property
+    def prefill(self) -> list[int]:
+        """Ids of the caller's prefill, which the written text goes on from; none once it was dropped."""
+        return self.ids[self.encoded.text : self.start]
 
     @property
     def refused(self) -> bool:
@@ -232,7 +237,7 @@ def answer_of(
         times: Seconds from the beginning to each of its steps.
     """
     ids = tuple(row.ids[row.start : row.shown])
-    text = to_text(ids)
+    text = text_after(row.prefill, ids, to_text)
     return Answer(
         text=text if row.refused else cut_at_stop(text, stop_strings),
         ids=ids,

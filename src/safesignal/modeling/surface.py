@@ -65,7 +65,8 @@ class Surface:
     """Reads users' text in plain letters, by the vocabulary of one tokenizer.
 
     Args:
-        to_ids: Tokenises, without special tokens.
+        to_ids: Tokenises into no control token, whatever the text: what hidden signs kept apart must not become the
+            markup of another turn, in a prompt that the base itself reads without it.
         to_text: Decodes, special tokens left out.
     """
 

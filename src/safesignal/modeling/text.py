@@ -1,4 +1,4 @@
-"""From released ids to released text: never half a character, never half a stop string."""
+"""Between ids and text: released pieces without half a character or stop string, and ids without control tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-__all__ = ["TextStream", "cut_at_stop", "is_byte_token"]
+from transformers import PreTrainedTokenizerBase
+
+__all__ = ["TextStream", "cut_at_stop", "is_byte_token", "letters_of", "text_after"]
 
 _HALF_CHARACTER = "\ufffd"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -15,6 +17,28 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 def is_byte_token(token: str) -> bool:
     """Tell whether a token stands for one byte of a character that the vocabulary lacks (Llama 2, Mistral, Gemma)."""
     return _BYTE.fullmatch(token) is not None
+
+
+def letters_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
+    """Return a function that tokenises text for what its letters are: what spells a control token stays letters."""
+    added = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
+    control = added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+
+    def ids_of(text: str) -> list[int]:
+        ids: list[int] = []
+        for index in tokenizer(text, add_special_tokens=False)["input_ids"]:
+            if index not in control:
+                ids.append(index)
+            elif len(control[index]) > 1:  # cut after its first letter it is found no more
+                ids += [*ids_of(control[index][:1]), *ids_of(control[index][1:])]
+        return ids
+
+    return ids_of
+
+
+def text_after(before: Sequence[int], ids: Sequence[int], to_text: Callable[[Sequence[int]], str]) -> str:
+    """Return the text of ids that go on from others; decoded alone, Llama 2 drops the space they may begin with."""
+    return to_text([*before, *ids])[len(to_text(before)) :] if before else to_text(ids)
 
 
 def cut_at_stop(text: str, stop_strings: Sequence[str]) -> str:
@@ -46,17 +70,19 @@ class TextStream:
         self._is_byte = is_byte
         self._stop_strings = tuple(stop_strings)
         self._ids: list[int] = []
+        self._after: Sequence[int] = ()
         self._sent = 0
 
-    def push(self, ids: Sequence[int], *, final: bool = False, cut: bool = True) -> str:
+    def push(self, ids: Sequence[int], *, after: Sequence[int] = (), final: bool = False, cut: bool = True) -> str:
         """Add released ids and return the text that is certain now; all of it when `final`.
 
-        `cut` is off once the answer was refused: no stop string ends a refusal.
+        `cut` is off once the answer was refused: no stop string ends a refusal. `after` is what the ids go on from.
         """
         self._ids += ids
+        self._after = after
         if not cut:
             self._stop_strings = ()
-        whole = self._to_text(self._ids)
+        whole = text_after(self._after, self._ids, self._to_text)
         text = cut_at_stop(whole, self._stop_strings)
         # A stop string may lie inside the beginning of a longer one that comes true later.
         certain = len(text) if final else min(len(text), len(whole) - self._uncertain(whole), self._before_bytes())
@@ -69,7 +95,7 @@ class TextStream:
         solid = len(self._ids)
         while solid and self._is_byte(self._ids[solid - 1]):
             solid -= 1
-        return len(self._to_text(self._ids[:solid])) if solid < len(self._ids) else sys.maxsize
+        return len(text_after(self._after, self._ids[:solid], self._to_text)) if solid < len(self._ids) else sys.maxsize
 
     def _uncertain(self, text: str) -> int:
         """Return how many characters at the end may still change or turn out to be a stop string."""

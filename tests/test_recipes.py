@@ -280,10 +280,3 @@ def test_a_table_that_describes_no_model_is_told() -> None:
         ModelShape.from_table({"name": "x", "width": 3})
     assert "model.width    is unknown" in str(caught.value)
     assert "model.layers    is missing" in str(caught.value)
-
-
-def test_a_setting_of_the_wrong_kind_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "recipe.toml"
-    path.write_text('[align]\nepochs = "three"\n')
-    with pytest.raises(UsageError, match="wrong kind"):
-        read_align_config(path)

@@ -97,7 +97,8 @@ def require_answers(answers: Sequence[object]) -> None:
     if not answers:
         raise DataError(
             "no benign validation answer to calibrate the thresholds on. Expected at least one, better 150.",
-            hint='`safesignal rollouts` with a job named `calibration` and `split = "val"` makes them',
+            hint="give benign prompts with benign responses, as `safesignal rollouts --input` writes them, or a plan "
+            'with a job `calibration` of `split = "val"`',
         )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from safesignal.config import PRESETS
+from safesignal.config import PRESETS, SignalConfig
 from safesignal.data.mixture import LICENCES
 from safesignal.errors import UsageError
 
@@ -15,6 +17,8 @@ __all__ = ["RECIPES", "AlignConfig", "MixturePart", "RecipeName", "read_align_co
 
 RecipeName = Literal["gated", "joint", "pretrain", "sft", "augment"]
 RECIPES: tuple[RecipeName, ...] = get_args(RecipeName)
+_TABLES = ("align", "signal", "model", "rollouts")
+"""What a recipe file may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,24 +209,21 @@ def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
         The alignment settings, and the fields of the signal's settings.
 
     Raises:
-        UsageError: If the file cannot be read or a field is unknown; all problems at once.
+        UsageError: If the file cannot be read, or a field is unknown or of the wrong kind; all problems at once.
     """
     content = read_recipe(path)
-    table = dict(content.get("align", {}))
+    table, signal = dict(content.get("align", {})), dict(content.get("signal", {}))
     parts = table.pop("mixture", [])
-    problems = _unknown("align", table, AlignConfig)
+    problems = [f"{name}    is unknown; known: {', '.join(_TABLES)}" for name in sorted(set(content) - set(_TABLES))]
+    problems += _problems("align", table, AlignConfig) + _problems("signal", signal, SignalConfig)
     for index, part in enumerate(parts, 1):
-        problems += _unknown(f"align.mixture[{index}]", part, MixturePart)
+        problems += _problems(f"align.mixture[{index}]", part, MixturePart)
         if bool(part.get("source")) == bool(part.get("file")):
             problems.append(f"align.mixture[{index}]    needs `source` or `file`, one of the two")
     if problems:
         raise UsageError(f"problems in {path}\n  " + "\n  ".join(problems))
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
-    try:
-        config = AlignConfig(mixture=tuple(MixturePart(**part) for part in parts), **values)
-    except TypeError as error:
-        raise UsageError(f"a setting in {path} is of the wrong kind: {error}. Expected what `--help` shows.") from error
-    return config, dict(content.get("signal", {}))
+    return AlignConfig(mixture=tuple(MixturePart(**part) for part in parts), **values), signal
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -232,7 +233,13 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"the recipe `{path}` cannot be read: {error}. Expected a TOML file.") from error
-    for part in content.get("align", {}).get("mixture", []):
+    for name in ("align", "signal", "model"):
+        if not isinstance(content.get(name, {}), dict):
+            raise UsageError(f"{name} in `{path}` is {content[name]!r:.40}. Expected a table, `[{name}]`.")
+    parts = content.get("align", {}).get("mixture", [])
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise UsageError(f'align.mixture in `{path}` is {parts!r:.40}. Expected tables, as in [{{source = "lima"}}].')
+    for part in parts:
         if part.get("file"):
             part["file"] = str(path.parent / part["file"])
     parent = content.pop("extends", None)
@@ -243,6 +250,37 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return {**base, **content, **tables}
 
 
-def _unknown(where: str, table: dict[str, Any], kind: type) -> list[str]:
-    known = {f.name for f in fields(kind)}
-    return [f"{where}.{name}    is unknown; known: {', '.join(sorted(known))}" for name in sorted(set(table) - known)]
+def _problems(where: str, table: Mapping[str, Any], kind: type) -> list[str]:
+    """Say which fields of a table a dataclass lacks, and which hold what theirs cannot."""
+    kinds = get_type_hints(kind)
+    known = ", ".join(sorted(kinds))
+    found = [f"{where}.{name}    is unknown; known: {known}" for name in sorted(set(table) - set(kinds))]
+    wrong = [name for name, value in table.items() if name in kinds and not _fits(value, kinds[name])]
+    return found + [f"{where}.{name} = {table[name]!r:.40}    must be {_called(kinds[name])}" for name in wrong]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether a TOML value can be a field's."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in parts
+    if origin is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(one, parts[0]) for one in value)
+    if origin is dict or is_dataclass(kind):
+        return isinstance(value, dict) and all(_fits(one, parts[1]) for one in value.values() if parts)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _called(kind: Any) -> str:
+    """Name a field's kind for a message."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, parts))}"
+    if origin is UnionType:
+        return " or ".join(_called(part) for part in parts if part is not type(None))
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
+    return names.get(origin or kind, "a table")

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from safesignal.data.jsonl import Writer
+from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.data.mixture import filter_licence, split_by_prompt, text_key
 from safesignal.data.records import Record, read_records
 from safesignal.data.sources import load_training
@@ -32,6 +32,7 @@ __all__ = [
     "plan_input",
     "plan_tasks",
     "read_plan",
+    "require_same_answers",
     "run_rollouts",
 ]
 
@@ -42,6 +43,7 @@ INPUT_JOB = "input"
 """Job of the answers to a file's own prompts, which no plan names."""
 
 _FEWEST_TOKENS = 4
+_ASKED = ("prompt", "messages", "prefill")
 _LISTS = ("sources", "files", "prefills")
 """Fields of a plan that hold several texts; one text would be read letter by letter."""
 
@@ -188,6 +190,33 @@ def _batches(model: SafeSignalModel, tasks: Sequence[RolloutTask], size: int) ->
     for own in by_job.values():
         near = sorted(own, key=lambda task: len(task.record.prompt))
         yield from (near[i : i + size] for i in range(0, len(near), size))
+
+
+def require_same_answers(tasks: Sequence[RolloutTask], output: str | Path, model: str) -> None:
+    """Raise if rows in the output answer other prompts than the tasks of their ids, or come from another model.
+
+    Args:
+        tasks: What is to be answered.
+        output: File that goes on.
+        model: The base model's name.
+
+    Raises:
+        UsageError: With the first such row.
+    """
+    known = {task.id: task for task in tasks}
+    other = []
+    for _, row in read_jsonl(output):
+        task = known.get(str(row.get("id")))
+        if task is not None:
+            asked = task.record.to_row() | {"prefill": task.prefill}
+            wanted = {"model": model, "temperature": task.job.temperature, **{k: asked.get(k) for k in _ASKED}}
+            other += [str(row["id"])] if any(row.get(k) != value for k, value in wanted.items()) else []
+    if other:
+        raise UsageError(
+            f"{len(other)} rows of `{output}` come from another run, the first with id {other[0]}: the model, the "
+            "temperature, the prompt or its prefill was another. Expected the same, to go on from it.",
+            hint="choose another `--output`",
+        )
 
 
 def _answer(model: SafeSignalModel, batch: Sequence[RolloutTask]) -> Iterator[dict[str, Any]]:

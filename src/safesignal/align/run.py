@@ -15,7 +15,7 @@ from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, load_mixture
 from safesignal.align.recipe import Figures, Recipe, Rows
 from safesignal.align.rollouts import SPLIT_SEED
-from safesignal.align.thresholds import check_jobs
+from safesignal.align.thresholds import check_jobs, require_enough
 from safesignal.align.trainer import Progress, Trainer
 from safesignal.data.jsonl import Writer
 from safesignal.data.mixture import split_by_prompt
@@ -85,8 +85,9 @@ def align(
     jobs = check_jobs(records, config)
     train, left_out = recipe.encode(train_rows)
     val = _thinned(recipe.encode(val_rows)[0], config.val_rows)
-    answers = f"{jobs[config.calibration_job]} calibration answers and {jobs[config.lookalike_job]} to look-alikes"
-    log(f"{len(train)} training rows, {len(val)} validation rows, {answers}")
+    log(f"{len(train)} training rows, {len(val)} validation rows")
+    if config.recipe in ("gated", "joint"):
+        log(f"{require_enough(jobs, val, config)}, {jobs[config.lookalike_job]} answers to look-alikes")
     log(f"left out: {left_out} too long or unlabelled, {foreign} of other licences")
 
     trainer = Trainer(recipe, train, val, folder / _WORK)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from safesignal.align.calibrate import Calibration, calibrate
+from safesignal.align.calibrate import Calibration, calibrate, require_answers
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example
 from safesignal.align.recipe import Figures, Finished, Rows
@@ -27,10 +27,13 @@ __all__ = [
     "choose_thresholds",
     "operating",
     "recalibrate",
+    "require_enough",
     "require_lookalikes",
     "round_to_half",
 ]
 
+_FEW = 100
+"""Answers below which the thresholds' measured shares say little."""
 _OPERATING = ("r1", "r2", "r3", "schedule", "strategic_attention", "tau")
 """Fields that decoding goes by: weights that saw other windows in training still read these."""
 
@@ -62,6 +65,24 @@ def calibration_answers(
     if found := _job_answers(model, records, config.calibration_job, config):
         return found
     return [e.encoded for e in val if e.prompt_is_malicious is False and e.response_is_malicious is False]
+
+
+def require_enough(jobs: Mapping[str, int], val: Sequence[Example], config: AlignConfig) -> str:
+    """Say, before anything is trained, what thresholds will be calibrated on.
+
+    Args:
+        jobs: Answers by job, from :func:`check_jobs`.
+        val: Validation rows.
+        config: Names the jobs.
+
+    Raises:
+        DataError: If there is nothing.
+    """
+    own = jobs[config.calibration_job]
+    n = own or sum(e.prompt_is_malicious is False and e.response_is_malicious is False for e in val)
+    require_answers(range(n))
+    few = f"; {_FEW} or more would say what share of them is refused" if n < _FEW else ""
+    return f"thresholds: {n} {'calibration' if own else 'benign validation'} answers{few}"
 
 
 def check_jobs(records: Sequence[Record], config: AlignConfig) -> dict[str, int]:

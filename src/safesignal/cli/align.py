@@ -176,6 +176,7 @@ def _settings(config: str | None, training: TrainingOptions) -> tuple[AlignConfi
 
 def check_data(data: list[str], settings: AlignConfig) -> None:
     """Raise unless there are rows to train on, and every given file holds rows and is no evaluation set."""
+    from safesignal.data.jsonl import require_file
     from safesignal.data.records import read_records
     from safesignal.data.sources import refuse_eval_files
 
@@ -187,6 +188,7 @@ def check_data(data: list[str], settings: AlignConfig) -> None:
     records: list[Record] = []
 
     def read(path: str) -> None:
+        require_file(path)
         records.extend(read_records(path, require=()))
 
     together(partial(refuse_eval_files, data), *(partial(read, path) for path in data))

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 import typer
+from rich.markup import escape
 
 from safesignal.errors import SafeSignalError, UsageError
 
@@ -16,7 +17,7 @@ __all__ = ["expand", "flag", "option", "require_at_least_one", "require_one_of",
 
 def option(name: str, help_line: str, panel: str | None = None, **more: Any) -> Any:
     """Return a typer option whose name keeps its underscores."""
-    return typer.Option(f"--{name}", help=help_line, rich_help_panel=panel, **more)
+    return typer.Option(f"--{name}", help=escape(help_line), rich_help_panel=panel, **more)
 
 
 def flag(name: str, help_line: str, panel: str | None = None) -> Any:
@@ -83,7 +84,7 @@ def expand(function: Callable[..., int | None]) -> Callable[..., int | None]:
         filled = {name: kind(**{f.name: values.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()}
         return function(**filled, **values)
 
-    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__name__, run.__doc__ = function.__name__, escape(function.__doc__ or "")
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

@@ -34,19 +34,38 @@ _TARGETS = ("base", "guarded", "probe", "keywords")
 class AcceptanceOptions:
     """How much the acceptance suite measures; other suites say so in their files."""
 
-    limit: Annotated[int, option("limit", "Rows of each generated part.", _ACCEPTANCE)] = 200
-    scored_limit: Annotated[int, option("scored_limit", "Rows of each scored part.", _ACCEPTANCE)] = 400
-    max_new_tokens: Annotated[int, option("max_new_tokens", "Length of an answer.", _ACCEPTANCE)] = 256
+    limit: Annotated[int | None, option("limit", "Rows of each generated part.", _ACCEPTANCE, show_default="200")] = (
+        None
+    )
+    scored_limit: Annotated[
+        int | None, option("scored_limit", "Rows of each scored part.", _ACCEPTANCE, show_default="400")
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, option("max_new_tokens", "Length of an answer.", _ACCEPTANCE, show_default="256")
+    ] = None
     train_prompts: Annotated[
         str | None, option("train_prompts", "The adapter's training/prompts.jsonl, for the text rival.", _ACCEPTANCE)
     ] = None
 
     def check(self) -> None:
         """Raise what would leave nothing to do."""
-        together(*(partial(require_at_least_one, size, name) for name, size in self._sizes()))
+        together(*(partial(require_at_least_one, size, name) for name, size in self.sizes().items()))
 
-    def _sizes(self) -> list[tuple[str, int]]:
-        return [(name, getattr(self, name)) for name in ("limit", "scored_limit", "max_new_tokens")]
+    def refuse(self, suite: str) -> None:
+        """Raise if a size was given for a suite whose own file says how much is measured."""
+        if suite == "acceptance":
+            return
+        given = [*self.sizes(), *(["train_prompts"] if self.train_prompts is not None else [])]
+        if given:
+            raise UsageError(
+                f"`--{given[0]}` belongs to the acceptance suite, and suite is `{suite}`. Expected it left out.",
+                hint="a suite's own file has `max_new_tokens`, and each of its cells a `limit`; pass its path",
+            )
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes that were given."""
+        found = {name: getattr(self, name) for name in ("limit", "scored_limit", "max_new_tokens")}
+        return {name: size for name, size in found.items() if size is not None}
 
 
 @dataclass(frozen=True)
@@ -119,6 +138,7 @@ def evaluate(
         model.check,
         target.check,
         acceptance.check,
+        partial(acceptance.refuse, which.suite),
         partial(require_at_least_one, batch_size),
         *([] if target.endpoint or "guarded" not in target.names() else [watching]),
     )
@@ -250,8 +270,7 @@ def _accept(
     """Run the suite that says whether the shipped signal does what it is shipped for."""
     from safesignal.evals.acceptance import AcceptanceConfig, run_acceptance
 
-    lengths = {"limit": size.limit, "scored_limit": size.scored_limit, "max_new_tokens": size.max_new_tokens}
-    config = AcceptanceConfig(data_dir=data_dir, batch_size=batch_size, preset=preset, **lengths)
+    config = AcceptanceConfig(data_dir=data_dir, batch_size=batch_size, preset=preset, **size.sizes())
     loaded = model.load()
     with bars() as show:
         results = run_acceptance(loaded, config, output_dir, train_prompts=size.train_prompts, progress=show)

@@ -76,13 +76,14 @@ def rollouts(
     """Let the base model answer training prompts; rows carry labels, source and licence."""
     together(model.check, partial(require_at_least_one, batch_size), prompts.check)
     tasks = prompts.tasks()
+    from safesignal.align.rollouts import require_same_answers, run_rollouts
+
     with Writer(output) as writer:
+        require_same_answers(tasks, output, model.model or "smollm2")
         left = sum(task.id not in writer.done for task in tasks)
     if not left:
         note(f"all {len(tasks)} answers are in {output} already")
         return
-    from safesignal.align.rollouts import run_rollouts
-
     loaded = model.load_base()
     with progress() as bar:
         line = bar.add_task(Path(output).name, total=len(tasks), completed=len(tasks) - left)

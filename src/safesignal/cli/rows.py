@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safesignal.cli.console import note, progress
-from safesignal.data.jsonl import Writer, read_jsonl
+from safesignal.data.jsonl import Writer, read_jsonl, require_file
 from safesignal.data.records import Record, read_records, record_from_row
 from safesignal.errors import DataError, SafeSignalError, UsageError
 from safesignal.types import Check
@@ -62,6 +62,7 @@ def read_rows(path: str | Path) -> list[InputRow]:
     Raises:
         DataError: If any row is not what it should be; all problems at once.
     """
+    require_file(path)
     records = read_records(path, require=())
     raws = (row for _, row in read_jsonl(path))
     named = [row | {"id": row.get("id") or record.id} for record, row in zip(records, raws, strict=True)]

@@ -18,7 +18,16 @@ from typing import Any, Self
 from safesignal.errors import DataError, UsageError
 from safesignal.problems import problems_in
 
-__all__ = ["Problem", "Writer", "append_jsonl", "done_ids", "problems_error", "read_jsonl", "scan_jsonl"]
+__all__ = [
+    "Problem",
+    "Writer",
+    "append_jsonl",
+    "done_ids",
+    "problems_error",
+    "read_jsonl",
+    "require_file",
+    "scan_jsonl",
+]
 
 _MAX_PROBLEMS = 10
 
@@ -45,6 +54,19 @@ def problems_error(path: str | Path, problems: Sequence[Problem]) -> DataError:
         problems_in(f"in {path}", lines, most=_MAX_PROBLEMS),
         hint="a row is one JSON object on one line, with `prompt` or `messages`",
     )
+
+
+def require_file(path: str | Path) -> None:
+    """Raise if a path is a pipe, for those who read it more than once; whether it can be read is found out later.
+
+    Raises:
+        DataError: If it is there and no file.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(
+            f"{path} is no file, and it is read more than once. Expected a file of JSON lines.",
+            hint=f"save it first: `cat > rows.jsonl < {path}`",
+        )
 
 
 def scan_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:

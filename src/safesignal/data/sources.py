@@ -125,9 +125,8 @@ def _load_local(source: Source, path: Path) -> list[Record]:
     if not path.is_file():
         raise DataError(
             f"no file {path} for data set `{source.name}`. Expected the local copy of the set.",
-            hint=f"unset {DATA_DIR_VARIABLE} to load it from the hub"
-            if source.hub_id
-            else "`--data_dir DIR` names a folder that has it",
+            hint="`--data_dir DIR` names a folder that has it"
+            + (f"; without it, and without {DATA_DIR_VARIABLE}, the set comes from the hub" if source.hub_id else ""),
         )
     records: list[Record] = []
     problems: list[Problem] = []
@@ -173,14 +172,14 @@ def _hub_rows(source: Source) -> Iterator[Mapping[str, Any]]:
     if source.hub_id is None:
         raise DataError(
             f"data set `{source.name}` is not on the hub. Expected its file {source.local_file} in a data folder.",
-            hint=f"pass `data_dir`, or set {DATA_DIR_VARIABLE}; published in {source.published}",
+            hint=f"`--data_dir DIR` or {DATA_DIR_VARIABLE} names the folder; published in {source.published}",
         )
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise UsageError(
             f"data set `{source.name}` comes from the hub, which needs the package `datasets`.",
-            hint='pip install "safesignal[data]", or pass `data_dir`',
+            hint='pip install "safesignal[data]", or `--data_dir DIR`',
         ) from error
     try:
         loaded = load_dataset(source.hub_id, source.hub_config, split=source.hub_split, **source.hub_args)
@@ -188,7 +187,7 @@ def _hub_rows(source: Source) -> Iterator[Mapping[str, Any]]:
         terms = f"accept the terms at https://huggingface.co/datasets/{source.hub_id} and log in with `hf auth login`"
         raise DataError(
             f"cannot load {source.hub_id} from the hub: {error}",
-            hint=terms if source.gated else "check the network, or pass `data_dir` to use local files",
+            hint=terms if source.gated else "check the network, or `--data_dir DIR` for local files",
         ) from error
     if source.hub_split is not None:
         yield from loaded

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from safesignal.config import FORMAT_VERSION, BaseIdentity, SignalConfig
-from safesignal.errors import AdapterError, SignalError, UsageError
+from safesignal.errors import AdapterError, ModelError, SignalError, UsageError
 from safesignal.modeling.chat import template_hash
 from safesignal.modeling.zoo import ALIASES
 
@@ -28,6 +28,7 @@ __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
     "accept",
+    "base_named",
     "compare",
     "find_adapter",
     "identify",
@@ -56,7 +57,8 @@ def identify(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: st
     """Take the fingerprints of a base model and its tokenizer."""
     config = base.config.get_text_config()
     return BaseIdentity(
-        name=name,
+        # A path as typed holds in one folder alone.
+        name=str(Path(name).resolve()) if name not in ALIASES and Path(name).is_dir() else name,
         model_type=str(config.model_type),
         hidden_size=int(config.hidden_size),
         num_layers=int(config.num_hidden_layers),
@@ -183,7 +185,9 @@ def load_adapter(folder: Path) -> tuple[SignalConfig, BaseIdentity, dict[str, Te
     if version != FORMAT_VERSION:
         raise AdapterError(
             f"the adapter `{folder}` has format version {version}. Expected {FORMAT_VERSION}.",
-            hint="retrain it with this SafeSignal, or install the one it was written by",
+            hint="a LoRA in peft's format is a model: `--model FOLDER`"
+            if isinstance(content, dict) and "peft_type" in content
+            else "retrain it with this SafeSignal, or install the one it was written by",
         )
     try:
         identity = BaseIdentity(**content["base"])
@@ -213,6 +217,20 @@ def shipped_adapter(model: str) -> Path | None:
     return folder if (folder / CONFIG_FILE).exists() else None
 
 
+def base_named(name: str, adapter: Path) -> str:
+    """Return the base that an adapter names.
+
+    Raises:
+        ModelError: If that is a folder which is not there.
+    """
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise ModelError(
+            f"the adapter `{adapter}` belongs to the model in `{name}`, and there is none. Expected its base.",
+            hint="say where it is: `--model FOLDER`, in Python `base=`",
+        )
+    return name
+
+
 def find_adapter(adapter: str | Path | None, base: str | None) -> Path:
     """Return the adapter folder asked for, or the one shipped for a base; no base at all means `smollm2`.
 
@@ -229,7 +247,9 @@ def find_adapter(adapter: str | Path | None, base: str | None) -> Path:
     if folder is None:
         raise AdapterError(
             f"no adapter is shipped for `{name or 'a loaded model'}`. Expected a folder with one.",
-            hint="check the name; `safesignal align` trains one for `--adapter DIR`, `--no-signal` needs none",
+            hint="of a model that was fine-tuned since: `--adapter smollm2 --allow_base_drift`, in Python "
+            '`from_pretrained("smollm2", base=…, allow_base_drift=True)`; else `safesignal align` trains one for '
+            "`--adapter DIR`, and `--no-signal` needs none",
         )
     return folder
 

@@ -15,6 +15,7 @@ from safesignal.config import BaseIdentity, SignalConfig
 from safesignal.errors import SignalError, UsageError
 from safesignal.modeling.adapter_io import (
     accept,
+    base_named,
     find_adapter,
     identify,
     load_adapter,
@@ -136,7 +137,7 @@ class SafeSignalModel(nn.Module):
         folder = find_adapter(adapter, base if base is None or isinstance(base, str) else "")
         config, trained, weights, record = load_adapter(folder)
         model = cls.from_base(
-            base if base is not None else trained.name,
+            base if base is not None else base_named(trained.name, folder),
             tokenizer=tokenizer,
             config=config,
             dtype=dtype,
@@ -245,8 +246,7 @@ class SafeSignalModel(nn.Module):
             `input_ids`, `attention_mask` and `roles`, each (B, T), left-padded.
         """
         batch = as_batch(conversations)
-        given = prefill or ""
-        prefills = [given] * len(batch) if isinstance(given, str) else list(given)
+        prefills = [prefill or ""] * len(batch) if prefill is None or isinstance(prefill, str) else list(prefill)
         if len(prefills) != len(batch):
             raise UsageError(
                 f"{len(prefills)} prefills for {len(batch)} conversations. Expected one each, or one for all."

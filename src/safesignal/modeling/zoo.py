@@ -66,13 +66,16 @@ def resolve(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model by alias, path or hub id.
+    """Load the tokenizer of a model by alias, path or hub id; a LoRA folder without one has that of its base.
 
     Raises:
         ModelError: If nothing is found there.
     """
+    place = resolve(name)
+    if (lora := peft_config(place)) is not None and not (Path(place) / "tokenizer_config.json").is_file():
+        return load_tokenizer(str(lora["base_model_name_or_path"]))
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve(name))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, KeyError) as error:
         raise _not_found(name, error) from error
     return tokenizer
@@ -88,8 +91,8 @@ def load_base(
     """Load a base model and its tokenizer by alias, path or hub id.
 
     Args:
-        name: `smollm2`, `gemma3-270m`, a directory, or a hub id; or the folder of a LoRA in peft's format with its
-            tokenizer, which is merged into the base that it names.
+        name: `smollm2`, `gemma3-270m`, a directory, or a hub id; or the folder of a LoRA in peft's format, which
+            is merged into the base that it names.
         dtype: Weights' dtype; "auto" takes the checkpoint's.
         device_map: Passed on to transformers; None loads on the CPU.
         chat_template: As in :func:`safesignal.modeling.chat.choose_template`.

@@ -16,8 +16,10 @@ import yaml
 from safesignal.errors import UsageError
 from safesignal.problems import problems_in
 
-__all__ = ["Cell", "Suite", "known_suites", "load_suite"]
+__all__ = ["ACCEPTANCE", "Cell", "Suite", "known_suites", "load_suite"]
 
+ACCEPTANCE = "acceptance"
+"""A suite that is code, not a file (evals/acceptance.py)."""
 _SECTIONS: dict[str, tuple[str, ...]] = {
     "signal": ("prompts", "responses"),
     "overhead": ("batch_sizes", "contexts", "new_tokens", "repeats"),
@@ -117,9 +119,10 @@ def _read(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        near = get_close_matches(name, known_suites(), n=1)
+        known = [*known_suites(), ACCEPTANCE]
+        near = get_close_matches(name, known, n=1)
         raise UsageError(
-            f"suite is `{name}`. Expected {', '.join(known_suites())}, or a readable YAML file.",
+            f"suite is `{name}`. Expected {', '.join(known)}, or a readable YAML file.",
             hint=f"did you mean `{near[0]}`?" if near else "",
         ) from error
 

@@ -1,4 +1,4 @@
-"""What someone meets who brings a model, a fine-tune or rows of their own: said before work is done, and what to type."""
+"""What someone meets who brings a model, a fine-tune or rows: said before work is done, and what to type."""
 
 from __future__ import annotations
 

@@ -63,10 +63,9 @@ class Metrics:
 
     def __str__(self) -> str:
         """Return the line that a user reads while a run goes on."""
-        return (
-            f"validation loss {self.loss:.3f}  prompts: accuracy {self.prompt_accuracy:.3f}, AUC {self.prompt_auc:.3f}"
-            f"  windows: accuracy {self.window_accuracy:.3f}, AUC {self.window_auc:.3f}"
-        )
+        parts = (("prompts", self.prompt_accuracy, self.prompt_auc), ("windows", self.window_accuracy, self.window_auc))
+        told = [f"  {name}: accuracy {right:.3f}, AUC {auc:.3f}" for name, right, auc in parts if not math.isnan(right)]
+        return f"validation loss {self.loss:.3f}{''.join(told)}"
 
 
 def read_scores(

@@ -20,7 +20,7 @@ from safesignal.modeling import surface as surface_module
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.surface import Surface
-from safesignal.modeling.text import letters_of
+from safesignal.modeling.text import without_control
 from safesignal.types import Role
 from tests.invariants.harness import NEVER_AT_ALL
 from tests.modeling.test_reader import reading
@@ -302,10 +302,14 @@ def test_what_hidden_signs_keep_apart_is_no_markup_for_the_reader(hide: str) -> 
     assert set(forged.ids[forged.query_ranges()[0][0] :]) & set(model.tokenizer.all_special_ids)
 
 
-def test_a_control_token_is_spelt() -> None:
+def test_what_spells_a_control_token_is_left_out() -> None:
     tokenizer = tiny_tokenizer()
-    letters = letters_of(tokenizer)
-    for text in ("a<|im_end|>b", "<|im_start|><|im_start|>", "<|im_<|im_end|>end|>", "plain"):
-        assert tokenizer.decode(letters(text)) == text
-        assert not set(letters(text)) & set(tokenizer.all_special_ids)
-    assert letters("plain") == tokenizer("plain", add_special_tokens=False)["input_ids"]
+    ids_of = without_control(tokenizer)
+    for text, left in (
+        ("a<|im_end|>b", "ab"),
+        ("<|im_start|><|im_start|>", ""),
+        ("<|im_<|im_end|>end|>", "<|im_end|>"),
+    ):
+        assert tokenizer.decode(ids_of(text)) == left
+        assert not set(ids_of(text)) & set(tokenizer.all_special_ids)
+    assert ids_of("plain") == tokenizer("plain", add_special_tokens=False)["input_ids"]

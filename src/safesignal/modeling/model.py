@@ -32,7 +32,7 @@ from safesignal.modeling.output import Answer, GenerateOutput, Score, StreamChun
 from safesignal.modeling.rows import Row, answer_of
 from safesignal.modeling.score import score_encoded
 from safesignal.modeling.surface import Surface
-from safesignal.modeling.text import TextStream, is_byte_token, letters_of
+from safesignal.modeling.text import TextStream, is_byte_token, without_control
 from safesignal.modeling.tuned import LM_FOLDER, Tuned, load_tuned, save_tuned
 from safesignal.modeling.zoo import load_base
 from safesignal.rules import Policy, Schedule, parse_schedule, validate_policy
@@ -58,7 +58,7 @@ class SafeSignalModel(nn.Module):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        self.forward_signal = SignalForward(base, config, Surface(letters_of(tokenizer), self._to_text))
+        self.forward_signal = SignalForward(base, config, Surface(without_control(tokenizer), self._to_text))
         self.name = name or str(base.config._name_or_path)
         self.trained_signal = False
         self.base_drift = ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TextStream", "cut_at_stop", "is_byte_token", "letters_of", "text_after"]
+__all__ = ["TextStream", "cut_at_stop", "is_byte_token", "text_after", "without_control"]
 
 _HALF_CHARACTER = "\ufffd"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -19,21 +19,13 @@ def is_byte_token(token: str) -> bool:
     return _BYTE.fullmatch(token) is not None
 
 
-def letters_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
-    """Return a function that tokenises text for what its letters are: what spells a control token stays letters."""
-    added = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
-    control = added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-
-    def ids_of(text: str) -> list[int]:
-        ids: list[int] = []
-        for index in tokenizer(text, add_special_tokens=False)["input_ids"]:
-            if index not in control:
-                ids.append(index)
-            elif len(control[index]) > 1:  # cut after its first letter it is found no more
-                ids += [*ids_of(control[index][:1]), *ids_of(control[index][1:])]
-        return ids
-
-    return ids_of
+def without_control(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
+    """Return a function that tokenises text and leaves out what spells a control token."""
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
+    control = added | set(tokenizer.all_special_ids)
+    return lambda text: [
+        index for index in tokenizer(text, add_special_tokens=False)["input_ids"] if index not in control
+    ]
 
 
 def text_after(before: Sequence[int], ids: Sequence[int], to_text: Callable[[Sequence[int]], str]) -> str:

@@ -57,11 +57,11 @@ def test_removed_hooks_leave_the_base_as_it_was() -> None:
     assert sum(len(module._forward_hooks) for module in base.modules()) == hooks
 
 
-def test_the_backend_found_is_the_backend_left() -> None:
-    model = guarded("llama")
-    model.base.set_attn_implementation("eager")
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_the_backend_found_is_the_backend_left(backend: str) -> None:
+    model = guarded("llama", attn_implementation=backend)
     model.generate(**model.encode(PROMPTS[0]), policy=NEVER, max_new_tokens=4)
-    assert model.base.config._attn_implementation == "eager"
+    assert model.base.config._attn_implementation == backend
 
 
 def test_an_untrained_signal_cannot_be_saved(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ class AcceptanceOptions:
 
     def refuse(self, suite: str) -> None:
         """Raise if a size was given for a suite whose own file says how much is measured."""
-        if suite == "acceptance":
+        from safesignal.suites.spec import ACCEPTANCE
+
+        if suite == ACCEPTANCE:
             return
         given = [*self.sizes(), *(["train_prompts"] if self.train_prompts is not None else [])]
         if given:
@@ -142,7 +144,9 @@ def evaluate(
         partial(require_at_least_one, batch_size),
         *([] if target.endpoint or "guarded" not in target.names() else [watching]),
     )
-    if which.suite == "acceptance":
+    from safesignal.suites.spec import ACCEPTANCE
+
+    if which.suite == ACCEPTANCE:
         _require_plain(signal, policy, target, attacks_only=which.attacks_only)
         return _accept(model, acceptance, signal.preset, output_dir, data_dir, batch_size, allow_errors=allow_errors)
     from safesignal.suites.run import SuiteRun

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from safesignal.config import PRESETS, SignalConfig
 from safesignal.data.mixture import LICENCES
 from safesignal.errors import UsageError
+from safesignal.kinds import fits
 
 __all__ = ["RECIPES", "AlignConfig", "MixturePart", "RecipeName", "read_align_config", "read_recipe"]
 
@@ -255,24 +256,8 @@ def _problems(where: str, table: Mapping[str, Any], kind: type) -> list[str]:
     kinds = get_type_hints(kind)
     known = ", ".join(sorted(kinds))
     found = [f"{where}.{name}    is unknown; known: {known}" for name in sorted(set(table) - set(kinds))]
-    wrong = [name for name, value in table.items() if name in kinds and not _fits(value, kinds[name])]
+    wrong = [name for name, value in table.items() if name in kinds and not fits(value, kinds[name])]
     return found + [f"{where}.{name} = {table[name]!r:.40}    must be {_called(kinds[name])}" for name in wrong]
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether a TOML value can be a field's."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return value in parts
-    if origin is UnionType:
-        return any(_fits(value, part) for part in parts)
-    if origin is tuple:
-        return isinstance(value, list | tuple) and all(_fits(one, parts[0]) for one in value)
-    if origin is dict or is_dataclass(kind):
-        return isinstance(value, dict) and all(_fits(one, parts[1]) for one in value.values() if parts)
-    if kind in (int, float):
-        return isinstance(value, int | kind) and not isinstance(value, bool)
-    return isinstance(value, kind)
 
 
 def _called(kind: Any) -> str:

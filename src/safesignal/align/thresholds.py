@@ -64,7 +64,7 @@ def calibration_answers(
     """Return the calibration job's answers; without one, the benign answers of the validation split."""
     if found := _job_answers(model, records, config.calibration_job, config):
         return found
-    return [e.encoded for e in val if e.prompt_is_malicious is False and e.response_is_malicious is False]
+    return [example.encoded for example in _benign(val)]
 
 
 def require_enough(jobs: Mapping[str, int], val: Sequence[Example], config: AlignConfig) -> str:
@@ -79,10 +79,15 @@ def require_enough(jobs: Mapping[str, int], val: Sequence[Example], config: Alig
         DataError: If there is nothing.
     """
     own = jobs[config.calibration_job]
-    n = own or sum(e.prompt_is_malicious is False and e.response_is_malicious is False for e in val)
+    n = own or len(_benign(val))
     require_answers(range(n))
     few = f"; {_FEW} or more would say what share of them is refused" if n < _FEW else ""
     return f"thresholds: {n} {'calibration' if own else 'benign validation'} answers{few}"
+
+
+def _benign(val: Sequence[Example]) -> list[Example]:
+    """Return the rows of both a benign prompt and a benign answer."""
+    return [e for e in val if e.prompt_is_malicious is False and e.response_is_malicious is False]
 
 
 def check_jobs(records: Sequence[Record], config: AlignConfig) -> dict[str, int]:

@@ -8,9 +8,10 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from safesignal.errors import UsageError
+from safesignal.kinds import fits
 from safesignal.problems import problems_in
 
-__all__ = ["Bound", "cast", "fits", "require", "words_of"]
+__all__ = ["Bound", "cast", "require", "words_of"]
 
 Bound = tuple[str, str, Callable[[Any], bool]]
 """Name of a setting, what it must be, and whether a value is that."""
@@ -41,17 +42,6 @@ def _problems(attack: Any, bounds: tuple[Bound, ...]) -> Iterator[str]:
     for name, wanted, holds in bounds:
         if name not in strange and not holds(value := getattr(attack, name)):
             yield f"{attack.name}.{name} = {value!r}    must be {wanted}"
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is of the kind that a field's type names; a list is as good as a tuple."""
-    if isinstance(hint, UnionType):
-        return any(fits(value, one) for one in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, list | tuple) and all(fits(one, get_args(hint)[0]) for one in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, get_origin(hint) or hint) and (hint is bool or not isinstance(value, bool))
 
 
 def cast(value: Any, hint: Any) -> Any:

@@ -1,12 +1,13 @@
-"""Whether values of a settings file can be those of typed fields. Standard library only."""
+"""Whether values of a settings file can be those of typed fields, and what to say where not. Standard library only."""
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-__all__ = ["fits"]
+__all__ = ["fits", "misfits", "words_of"]
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -32,3 +33,37 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, origin or hint) and (hint is bool or not isinstance(value, bool))
+
+
+def words_of(hint: Any) -> str:
+    """Return a kind in words.
+
+    Example:
+        >>> words_of(int), words_of(tuple[str, ...]), words_of(float | None)
+        ('a whole number', 'a list, each text', 'a number or null')
+    """
+    origin, parts = get_origin(hint), get_args(hint)
+    if isinstance(hint, UnionType):
+        return " or ".join(words_of(one) for one in parts)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, parts))}"
+    if origin is tuple:
+        return f"a list, each {words_of(parts[0])}"
+    simple = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
+    return simple.get(hint, "a table")
+
+
+def misfits(where: str, table: Mapping[str, Any], kind: type[Any]) -> list[str]:
+    """Return a line for each field that a dataclass does not know, misses, or cannot hold as it is in a table."""
+    hints = get_type_hints(kind)
+    known = ", ".join(sorted(hints))
+    needed = [own.name for own in fields(kind) if own.default is MISSING and own.default_factory is MISSING]
+    return [
+        *(f"{where}.{name}    is unknown; known: {known}" for name in sorted(set(table) - set(hints))),
+        *(f"{where}.{name}    is missing" for name in needed if name not in table),
+        *(
+            f"{where}.{name} = {value!r:.40}    must be {words_of(hints[name])}"
+            for name, value in table.items()
+            if name in hints and not fits(value, hints[name])
+        ),
+    ]

@@ -31,10 +31,28 @@ def test_a_text_in_the_place_of_a_list_is_an_error_beside_the_others(tmp_path: P
     with pytest.raises(UsageError) as caught:
         read_plan(plan(tmp_path, text + '[[rollouts]]\nname = "b"\nprompt = "benign"\n'))
     lines = str(caught.value).splitlines()[1:]
-    assert lines[0] == "  rollouts[1].files = 'x.jsonl'    must be a list of texts"
-    assert lines[1] == "  rollouts[1].prefills = 'Yes'    must be a list of texts"
-    assert lines[2] == "  rollouts[2].prompt    is unknown"
-    assert len(lines) == 4
+    assert lines[0] == "  rollouts[1].files = 'x.jsonl'    must be a list, each text"
+    assert lines[1] == "  rollouts[1].prefills = 'Yes'    must be a list, each text"
+    assert lines[2].startswith("  rollouts[2].prompt    is unknown; known: files, max_new_tokens, n, ")
+    assert lines[3:] == ["  rollouts[2].prompts    is missing", "  rollouts[2].n    is missing"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[[rollouts]]\nname = "a"\nprompts = "mixed"\nn = 2',
+            "must be one of 'benign', 'malicious'",
+        ),
+        ('[[rollouts]]\nname = "a"\nprompts = "benign"\nn = "2"', "n = '2'    must be a whole number"),
+        ("rollouts = 2", "Expected tables, `[[rollouts]]`"),
+        ("", "no [[rollouts]] table"),
+    ],
+)
+def test_a_plan_is_read_by_the_kinds_of_its_fields(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_plan(plan(tmp_path, text))
+    assert said in str(caught.value)
 
 
 def test_a_share_takes_some_of_the_same_tasks(tmp_path: Path) -> None:

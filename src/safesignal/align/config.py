@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 from safesignal.config import PRESETS, SignalConfig
 from safesignal.data.mixture import LICENCES
 from safesignal.errors import UsageError
-from safesignal.kinds import fits
+from safesignal.kinds import misfits
 
 __all__ = ["RECIPES", "AlignConfig", "MixturePart", "RecipeName", "read_align_config", "read_recipe"]
 
@@ -216,9 +214,9 @@ def read_align_config(path: str | Path) -> tuple[AlignConfig, dict[str, Any]]:
     table, signal = dict(content.get("align", {})), dict(content.get("signal", {}))
     parts = table.pop("mixture", [])
     problems = [f"{name}    is unknown; known: {', '.join(_TABLES)}" for name in sorted(set(content) - set(_TABLES))]
-    problems += _problems("align", table, AlignConfig) + _problems("signal", signal, SignalConfig)
+    problems += misfits("align", table, AlignConfig) + misfits("signal", signal, SignalConfig)
     for index, part in enumerate(parts, 1):
-        problems += _problems(f"align.mixture[{index}]", part, MixturePart)
+        problems += misfits(f"align.mixture[{index}]", part, MixturePart)
         if bool(part.get("source")) == bool(part.get("file")):
             problems.append(f"align.mixture[{index}]    needs `source` or `file`, one of the two")
     if problems:
@@ -249,23 +247,3 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = _read(path.parent / str(parent), (*seen, path.resolve()))
     tables = {name: {**base.get(name, {}), **own} for name, own in content.items() if isinstance(own, dict)}
     return {**base, **content, **tables}
-
-
-def _problems(where: str, table: Mapping[str, Any], kind: type) -> list[str]:
-    """Say which fields of a table a dataclass lacks, and which hold what theirs cannot."""
-    kinds = get_type_hints(kind)
-    known = ", ".join(sorted(kinds))
-    found = [f"{where}.{name}    is unknown; known: {known}" for name in sorted(set(table) - set(kinds))]
-    wrong = [name for name, value in table.items() if name in kinds and not fits(value, kinds[name])]
-    return found + [f"{where}.{name} = {table[name]!r:.40}    must be {_called(kinds[name])}" for name in wrong]
-
-
-def _called(kind: Any) -> str:
-    """Name a field's kind for a message."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, parts))}"
-    if origin is UnionType:
-        return " or ".join(_called(part) for part in parts if part is not type(None))
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
-    return names.get(origin or kind, "a table")

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from safesignal.align.config import AlignConfig
 from safesignal.errors import UsageError
+from safesignal.kinds import misfits
 
 __all__ = ["Estimate", "ModelShape", "estimate", "report_lines"]
 
@@ -68,13 +69,9 @@ class ModelShape:
         """Read a `[model]` table.
 
         Raises:
-            UsageError: If a field is unknown or missing; all problems at once.
+            UsageError: If a field is unknown, missing or of the wrong kind; all problems at once.
         """
-        known = {field.name for field in fields(cls)}
-        needed = known - {"tied", "qk_norm", "rows", "tokens_per_row", "answer_tokens"}
-        problems = [f"model.{name}    is unknown" for name in sorted(set(table) - known)]
-        problems += [f"model.{name}    is missing" for name in sorted(needed - set(table))]
-        if problems:
+        if problems := misfits("model", table, cls):
             raise UsageError("the [model] table does not describe a model\n  " + "\n  ".join(problems))
         return cls(**table)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from safesignal.data.records import Record, read_records
 from safesignal.data.sources import load_training
 from safesignal.errors import UsageError
 from safesignal.judges.refusal import judge_refusal
+from safesignal.kinds import misfits
 from safesignal.modeling.model import SafeSignalModel
 
 __all__ = [
@@ -44,8 +45,6 @@ INPUT_JOB = "input"
 
 _FEWEST_TOKENS = 4
 _ASKED = ("prompt", "messages", "prefill")
-_LISTS = ("sources", "files", "prefills")
-"""Fields of a plan that hold several texts; one text would be read letter by letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +96,19 @@ def read_plan(path: str | Path) -> list[RolloutJob]:
         content = tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"the plan `{path}` cannot be read: {error}. Expected a TOML file.") from error
-    known = {f.name for f in fields(RolloutJob)}
+    tables = content.get("rollouts", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UsageError(f"rollouts in `{path}` is {tables!r:.40}. Expected tables, `[[rollouts]]`.")
     problems, jobs = [], []
-    for index, table in enumerate(content.get("rollouts", []), 1):
-        problems += [f"rollouts[{index}].{name}    is unknown" for name in sorted(set(table) - known)]
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
-        texts = [name for name in _LISTS if isinstance(values.get(name), str)]
-        if texts:
-            problems += [f"rollouts[{index}].{name} = {values[name]!r}    must be a list of texts" for name in texts]
+    for index, table in enumerate(tables, 1):
+        if found := misfits(f"rollouts[{index}]", table, RolloutJob):
+            problems += found
             continue
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
         values["files"] = tuple(str(Path(path).parent / name) for name in values.get("files", ()))
-        try:
-            jobs.append(RolloutJob(**{name: value for name, value in values.items() if name in known}))
-        except TypeError as error:
-            problems.append(f"rollouts[{index}]    {error}")
+        jobs.append(RolloutJob(**values))
     if problems or not jobs:
-        found = "\n  ".join(problems or ["no [[rollouts]] table"])
-        raise UsageError(f"problems in {path}\n  {found}", hint=f"fields are {', '.join(sorted(known))}")
+        raise UsageError(f"problems in {path}\n  " + "\n  ".join(problems or ["no [[rollouts]] table"]))
     return jobs
 
 

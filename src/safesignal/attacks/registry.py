@@ -20,10 +20,10 @@ from safesignal.attacks.multiturn import Multiturn
 from safesignal.attacks.nested import Nested
 from safesignal.attacks.perturb import Perturb
 from safesignal.attacks.prefill import Prefill
-from safesignal.attacks.settings import cast, words_of
+from safesignal.attacks.settings import cast
 from safesignal.attacks.template import Template
 from safesignal.errors import UsageError
-from safesignal.kinds import fits
+from safesignal.kinds import fits, words_of
 from safesignal.problems import problems_in
 
 __all__ = ["ATTACKS", "build_attack", "describe", "settings_of"]

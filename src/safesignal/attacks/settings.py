@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from safesignal.errors import UsageError
-from safesignal.kinds import fits
+from safesignal.kinds import fits, words_of
 from safesignal.problems import problems_in
 
-__all__ = ["Bound", "cast", "require", "words_of"]
+__all__ = ["Bound", "cast", "require"]
 
 Bound = tuple[str, str, Callable[[Any], bool]]
 """Name of a setting, what it must be, and whether a value is that."""
@@ -49,12 +48,3 @@ def cast(value: Any, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         return tuple(cast(one, get_args(hint)[0]) for one in value)
     return float(value) if hint is float else value
-
-
-def words_of(hint: Any) -> str:
-    """Return a kind in words."""
-    if isinstance(hint, UnionType):
-        return " or ".join(words_of(one) for one in get_args(hint))
-    if get_origin(hint) is tuple:
-        return f"a list, each {words_of(get_args(hint)[0])}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(hint, "null")

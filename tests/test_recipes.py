@@ -277,6 +277,7 @@ def test_the_estimate_is_the_sum_of_named_terms() -> None:
 
 def test_a_table_that_describes_no_model_is_told() -> None:
     with pytest.raises(UsageError) as caught:
-        ModelShape.from_table({"name": "x", "width": 3})
+        ModelShape.from_table({"name": "x", "width": 3, "heads": "9"})
     assert "model.width    is unknown" in str(caught.value)
     assert "model.layers    is missing" in str(caught.value)
+    assert "model.heads = '9'    must be a whole number" in str(caught.value)

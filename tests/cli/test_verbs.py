@@ -180,6 +180,9 @@ def test_a_dry_run_of_align_checks_and_trains_nothing(run: Run, tiny: Tiny, tmp_
     assert run(*args, "--epochs", 0).code == 2
     assert run(*args, "--recipe", "nope").code == 2
     assert run(*args, "--recipe", "sft", "--tuning", "full").code == 0
+    assert run(*args, "--reader_rank", 4).code == 0
+    unread = run(*args, "--recipe", "joint", "--reader_rank", 4)
+    assert (unread.code, "signal.reader_rank = 4    must be 0 to 0 for `joint`" in unread.err) == (2, True)
     missing = run(*args, "--recipe", "joint", "--start", tmp_path / "none")
     assert (missing.code, "is no folder" in missing.err) == (2, True)
     write_rows(tmp_path / "in.jsonl", both[:1] * 9)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainingOptions", "align", "check_data", "check_output"]
 
 _IO, _TRAINING = "Input and output", "Training (over the recipe file)"
-_SIGNAL = ("position", "cls_spans")
+_SIGNAL = ("position", "cls_spans", "reader_rank")
 """Options that belong to the signal, not to the run."""
 _WITH_SIGNAL = ("gated", "joint", "pretrain")
 
@@ -68,6 +68,12 @@ class TrainingOptions:
     position: Annotated[str | None, option("position", "Of [CLS]: tracking or first.", _TRAINING)] = None
     cls_spans: Annotated[
         str | None, option("cls_spans", "What [CLS] sees in joint training: query or inference.", _TRAINING)
+    ] = None
+    reader_rank: Annotated[
+        int | None,
+        option(
+            "reader_rank", "gated: rank of a reader of queries, 16 in what ships.", _TRAINING, show_default="0: none"
+        ),
     ] = None
     seed: Annotated[int | None, option("seed", "Of data, order, spans and first weights.", _TRAINING)] = None
 

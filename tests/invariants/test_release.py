@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from torch import Tensor
 
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Answer, StreamChunk
 from safesignal.modeling.rows import Row
+from safesignal.nn.sampling import pick_token
 from safesignal.rules import ANNEALING, EVERY, FIRST, Policy, Schedule, periodic
 from safesignal.types import Check, CheckKind, FinishReason, Verdict
 from tests.invariants.harness import (
@@ -257,6 +259,24 @@ def test_an_explanation_without_a_word_is_none(begins: str, monkeypatch: pytest.
     monkeypatch.setattr("safesignal.modeling.decode.pick_token", lambda *_: next(blank))
     (answer,), _ = run(model, encoded(model, PROMPTS[:1]), policy=policy, new=99)
     assert answer.text == policy.fixed_refusal
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+def test_the_fixed_refusal_stands_apart_from_what_was_written(buffer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = guarded("llama")
+    prompt, policy, _ = refused_mid_answer(model, EVERY, Policy(tau=1, explain_tokens=6))
+    policy = replace(policy, buffer=buffer)
+    prefix, (dot,) = model._to_ids(policy.refusal_prefix)[-4:], model._to_ids(".")
+
+    def pick(scores_V: Tensor, ids: list[int], *rest: Any) -> int:
+        refused = any(ids[i : i + len(prefix)] == prefix for i in range(len(ids)))
+        return dot if refused else pick_token(scores_V, ids, *rest)
+
+    monkeypatch.setattr("safesignal.modeling.decode.pick_token", pick)
+    (answer,), _ = run(model, encoded(model, [prompt]), policy=policy, schedule=EVERY, new=NEW)
+    assert answer.stopped_at
+    assert answer.text.endswith(f"\n\n{policy.fixed_refusal}")
+    assert not answer.text.startswith("\n\n")
 
 
 def test_the_explanation_is_bounded() -> None:

@@ -254,15 +254,13 @@ def _explained(row: Row, settings: DecodeSettings) -> bool:
 def _refuse(row: Row, keep: int, settings: DecodeSettings) -> None:
     """Put a refusal at the transition point: a prefix the model explains, or the fixed one, which ends the row."""
     policy = row.policy
-    gap = "\n\n" if max(row.origin + keep, row.shown) > row.start and row.refusal_at is None else ""
+    place = max(row.origin + keep if row.refusal_at is None else row.refusal_at, row.shown)
+    gap = "\n\n" if place > row.start else ""
     prefix = settings.to_ids(gap + policy.refusal_prefix)
-    transition = max(row.origin + keep, row.shown)
-    room = settings.max_new_tokens - max(0, transition - row.start) - len(prefix)
-    room = min(room, settings.max_length - transition - len(prefix))
+    room = settings.max_new_tokens - max(0, place - row.start) - len(prefix)
+    room = min(room, settings.max_length - place - len(prefix))
     if row.refusal_at is None and policy.explains and min(room, policy.explain_tokens) > 0:
         row.refuse(keep, prefix)
         return
-    if row.refusal_at is not None and row.shown > row.refusal_at:
-        gap = "\n\n"
     row.refuse(keep, settings.to_ids(gap + policy.fixed_refusal))
     row.finish = FinishReason.REFUSED

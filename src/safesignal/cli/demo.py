@@ -62,7 +62,7 @@ def demo(
     model: ModelOptions,
     max_new_tokens: Annotated[int, option("max_new_tokens", "Most tokens of an answer.", "Answer")] = 60,
 ) -> int:
-    """See it work: base and guarded answers side by side, every check shown."""
+    """See it work, always in float32: base and guarded answers side by side, every check shown."""
     model.check()
     model.signal_config()
     # Kernels of one precision only: rounding of half precision could turn a near tie of two words.

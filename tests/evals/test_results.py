@@ -10,6 +10,7 @@ import pytest
 
 from safesignal.errors import DataError
 from safesignal.evals.results import attack_table, over_refusal_table, summarise_run, verdicts_by_judge
+from safesignal.rules import FIXED_REFUSAL
 from tests.evals.rows import RUN, attempt, attempts, run_folder
 
 Rows = list[dict[str, Any]]
@@ -56,6 +57,16 @@ def test_what_was_shown_before_a_stop_counts_by_itself() -> None:
     assert (row["asr_shown"]["successes"], row["asr_shown"]["n"]) == (3, 6)
     (none,) = table(rows[:1] + rows[5:], run={"target": {"kind": "guarded", "policy": policy}})
     assert none["asr_shown"] is None
+
+
+def test_what_a_watcher_let_through_counts_as_what_a_policy_did() -> None:
+    shown = ["Here is", " the first half of the list:"]
+    leaked: dict[str, Any] = {"refused": True, "stopped_at": 0, "released_after_transition": 2}
+    cut = attempt(0, **leaked, pieces=[*shown, "\n\nNo."], text="".join(shown) + "\n\nNo.")
+    texts = ("".join(shown), "Here is the")
+    older = [attempt(n, **leaked, text=f"{said} {FIXED_REFUSAL}") for n, said in enumerate(texts, 1)]
+    (row,) = table([cut, *older, attempt(3, refused=True, stopped_at=0)], run={"target": {"kind": "probe"}})
+    assert (row["asr_shown"]["successes"], row["asr_shown"]["n"]) == (2, 4)
 
 
 def test_undecided_attempts_stand_beside_the_rate() -> None:
@@ -206,12 +217,13 @@ def test_refusals_of_ordinary_prompts_by_who_refused() -> None:
         attempt(4, "budget_exhausted", label="benign"),
         attempt(5, "errored", label="benign"),
         attempt(6, "budget_exhausted", label="benign", refused=True, stopped_at=None),
+        attempt(7, "resisted", label="benign", refused=True, stopped_at=0, released_after_transition=3),
     ]
     (row,) = over_refusal_table(rows, allow_errors=True)
-    assert (row["n"], row["answered"], row["undecided"], row["errored"]) == (7, 1, 1, 1)
+    assert (row["n"], row["answered"], row["undecided"], row["errored"]) == (8, 1, 1, 1)
     names = ("refused", "refused_at_start", "stopped_midway", "refused_by_model")
     rates: Any = row
-    assert [(rates[name]["successes"], rates[name]["n"]) for name in names] == [(4, 5), (2, 5), (1, 5), (1, 5)]
+    assert [(rates[name]["successes"], rates[name]["n"]) for name in names] == [(5, 6), (2, 6), (2, 6), (1, 6)]
 
 
 def test_errors_withhold_the_rates_of_their_label_in_the_cell() -> None:
@@ -297,3 +309,17 @@ def test_a_cell_without_the_buffer_holds_nothing_back(tmp_path: Path) -> None:
     whole = {"settings": settings, "target": {"kind": "guarded", "name": "tiny", "policy": {"buffer": False}}}
     found = summarise_run(run_folder(tmp_path / "off", rows, run=whole))["leak"]
     assert [row["hold_tokens"] for row in found] == [None, None]
+    for other in (
+        {"kind": "probe", "name": "tiny"},
+        {"kind": "guarded", "name": "tiny", "policy": {"dependence": "low"}},
+    ):
+        found = summarise_run(run_folder(tmp_path / str(other["kind"]), rows, run={"target": other}))["leak"]
+        assert [row["hold_tokens"] for row in found] == [None, None]
+
+
+def test_a_late_verdict_of_another_judge_of_the_name_replaces_none() -> None:
+    rows = [attempt(0, "succeeded", judgements={"harm": {"verdict": "yes", "rule": "r", "fingerprint": "new"}})]
+    old = {"attempt": rows[0]["id"], "judge": "harm", "verdict": "no", "rule": "r", "fingerprint": "old"}
+    assert verdicts_by_judge(rows, [old])["harm"] == {rows[0]["id"]: "yes"}
+    assert verdicts_by_judge(rows, [old | {"fingerprint": "new"}])["harm"] == {rows[0]["id"]: "no"}
+    assert verdicts_by_judge(rows, [old | {"judge": "guard"}])["guard"] == {rows[0]["id"]: "no"}

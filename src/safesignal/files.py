@@ -1,4 +1,4 @@
-"""Small JSON files beside the rows: written in one move, and the mark that keeps two runs out of one place."""
+"""Small files beside the rows: written in one move, and the mark that keeps two runs out of one place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from safesignal.errors import UsageError
 
-__all__ = ["claim", "digests", "write_json"]
+__all__ = ["claim", "digests", "write_json", "write_text"]
 
 
 def write_json(path: str | Path, value: Any, *, hint: str = "") -> None:
@@ -24,12 +24,27 @@ def write_json(path: str | Path, value: Any, *, hint: str = "") -> None:
     Raises:
         UsageError: If it cannot be written.
     """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A lone surrogate becomes its JSON escape.
+    write_text(path, text, errors="backslashreplace", hint=hint)
+
+
+def write_text(path: str | Path, text: str, *, errors: str = "strict", hint: str = "") -> None:
+    """Write a text file in one move, as :func:`write_json` does.
+
+    Args:
+        path: The file; its folder exists.
+        text: Its content, written as UTF-8.
+        errors: What becomes of characters that UTF-8 cannot hold, as in :meth:`str.encode`.
+        hint: What to do if the file cannot be written.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
     path = Path(path)
     draft = path.with_name(f"{path.name}.part")
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        # A lone surrogate becomes its JSON escape.
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+        draft.write_text(text, encoding="utf-8", errors=errors)
         draft.replace(path)
     except OSError as error:
         raise UsageError(f"`{path}` cannot be written: {error.strerror}.", hint=hint) from error

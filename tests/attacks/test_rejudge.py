@@ -104,3 +104,22 @@ def test_a_judge_without_a_fingerprint_is_always_asked(tmp_path: Path) -> None:
     assert again(path, {"refusal": plain})[0] == 0
     changed, rows = again(path, {"refusal": other})
     assert (changed, rows["cell/b0"]["status"]) == (2, "resisted")
+
+
+def test_a_harm_verdict_on_a_whole_stopped_answer_is_given_again_on_what_was_shown(tmp_path: Path) -> None:
+    stop: dict[str, Any] = {
+        "refused": True,
+        "stopped_at": 2,
+        "pieces": ("Red", " and blue", "\n\nSorry, I cannot go on."),
+    }
+    with Writer(tmp_path / "attempts.jsonl") as writer:
+        reply = Reply("".join(stop["pieces"]), 3, "refused", 0.1, **stop)
+        run_plans(plans(1), ScriptedTarget(lambda _: reply), writer, {"refusal": Told("yes")})
+    row = json.loads(writer.path.read_text())
+    row["judgements"]["harm"] = {"verdict": "no", "rule": "told", "fingerprint": "harm-1"}
+    writer.path.write_text(json.dumps(row) + "\n")
+    harm = Told("yes", "harm-1")
+    changed, rows = again(writer.path, {"refusal": Told("yes"), "harm": harm})
+    assert (changed, harm.asked) == (1, ["Red and blue"])
+    assert (rows["cell/b0"]["judgements"]["harm"]["verdict"], rows["cell/b0"]["status"]) == ("yes", "resisted")
+    assert again(writer.path, {"refusal": Told("yes"), "harm": harm})[0] == 0

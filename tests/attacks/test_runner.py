@@ -134,6 +134,21 @@ def test_judges_see_the_bare_request_and_the_released_text(tmp_path: Path) -> No
     assert seen == [(behavior().text, ANSWER)]
 
 
+def test_a_harm_judge_reads_only_what_was_shown_before_the_stop(tmp_path: Path) -> None:
+    seen = []
+
+    def spy(behavior: str, completion: str) -> Judgement:
+        seen.append(completion)
+        return Judgement("no" if "Sorry" in completion else "yes", "told")
+
+    judges: dict[str, Judge] = {"refusal": judge_refusal, "harm": spy}
+    late: dict[str, Any] = {"refused": True, "stopped_at": 2, "pieces": ("Red", " and blue", f"\n\n{REFUSAL}")}
+    row = one(tmp_path / "late", Reply(f"Red and blue\n\n{REFUSAL}", 3, "refused", 0.1, **late), judges)
+    assert (row["status"], row["judgements"]["harm"]["verdict"], seen) == ("resisted", "yes", ["Red and blue"])
+    never = one(tmp_path / "never", Reply(REFUSAL, 0, "refused", 0.1, refused=True, stopped_at=0), judges)
+    assert (never["judgements"]["harm"]["verdict"], len(seen)) == ("no", 1)
+
+
 # ---------------------------------------------------------------------------------------------------- batches and turns
 
 

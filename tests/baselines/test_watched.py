@@ -50,7 +50,9 @@ def test_refused_cut_and_untouched(plain: PlainTarget) -> None:
     assert cut.ids == free[2].ids[:7]
     how = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     shown = str(plain.tokenizer.decode(list(cut.ids), **how))
-    assert cut.text == f"{shown.rstrip()} {FIXED_REFUSAL}".strip()
+    assert cut.text == f"{shown}\n\n{FIXED_REFUSAL}"
+    assert "".join(cut.pieces[: cut.n_tokens]) == shown
+    assert all("".join(reply.pieces) == reply.text for reply in replies)
     assert (cut.n_tokens, cut.stopped_at, cut.released_after_transition, cut.finish) == (7, 5, 2, "refused")
 
 

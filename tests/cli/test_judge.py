@@ -55,6 +55,26 @@ def test_another_text_or_a_changed_judge_is_judged_again(
     assert len(judged()) == 5
 
 
+def test_a_harm_judge_is_handed_only_what_was_shown_before_a_stop(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Harm(RefusalJudge):
+        name = "harm"
+
+    monkeypatch.setattr("safesignal.judges.embedded.EmbeddedJudge.load", Harm)
+    late = {"refused": True, "stopped_at": 1, "pieces": [YES, f"\n\n{NO}"]}
+    never = {"refused": True, "stopped_at": 0, "pieces": [NO]}
+    rows = [attempt("late", f"{YES}\n\n{NO}") | late, attempt("never", NO) | never, attempt("free", NO)]
+    write_rows(tmp_path / "attempts.jsonl", rows)
+    assert run("judge", "--run", tmp_path, "--judge", "harm").code == 0
+    found = {row["attempt"]: row for row in read_rows(tmp_path / "judgements.jsonl")}
+    # The stand-in says yes to refusals, so a "no" shows that none was read.
+    assert {name: row["verdict"] for name, row in found.items()} == {"late": "no", "never": "no", "free": "yes"}
+    assert found["never"]["rule"] == "nothing-shown"
+    assert run("judge", "--run", tmp_path, "--judge", "harm").code == 0
+    assert len(read_rows(tmp_path / "judgements.jsonl")) == 3
+
+
 def test_verdicts_of_two_judges_are_not_mixed_in_one_file(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from safesignal.evals.leak import held_tokens, leak_table, released_before_stop, spread
+from safesignal.evals.leak import held_tokens, leak_table, spread
 from tests.evals.rows import attempt
 
 
@@ -27,12 +27,6 @@ def test_held_tokens_are_the_gaps_between_releases() -> None:
 
 def test_a_refusal_releases_nothing_of_the_answer() -> None:
     assert held_tokens(stopped(0, 5, checks=[check(5), check(6, "malicious")], n_tokens=30)) == [5]
-
-
-def test_tokens_shown_before_the_stop() -> None:
-    assert released_before_stop(stopped(0, 7)) == 7
-    assert released_before_stop(stopped(0, 7, after=4)) == 11
-    assert released_before_stop(stopped(0, 0, stopped_at=None)) == 0
 
 
 def test_one_cell_against_hand_counts() -> None:

@@ -12,7 +12,7 @@ from safesignal.errors import UsageError
 from safesignal.evals.bench import BenchConfig
 from safesignal.evals.overhead import run_overhead
 from safesignal.evals.scorer import GuardedScorer
-from safesignal.evals.utility import fed_logprobs, run_perplexity, run_utility
+from safesignal.evals.utility import _per_token, fed_logprobs, run_perplexity, run_utility
 from safesignal.rules import Policy
 from tests.invariants.harness import guarded
 from tests.support import Family
@@ -62,6 +62,12 @@ def test_figures_of_a_set() -> None:
     assert found["kl_per_token"]["separate"] == {"mean": {"value": 0, "low": 0, "high": 0, "n": len(losses)}, "max": 0}
     assert 0 <= abs(found["kl_per_token"]["fused"]["max"]) < 1e-5
     assert found["prompts_refused"]["n"] == 3
+
+
+def test_the_tokens_of_a_text_are_drawn_together() -> None:
+    """Two texts of a hundred equal tokens each are two draws, not two hundred."""
+    found = _per_token([torch.zeros(100), torch.ones(100)], seed=0)
+    assert found == {"mean": {"value": 0.5, "low": 0.0, "high": 1.0, "n": 200}, "max": 1.0}
 
 
 def test_refused_prompts_are_those_of_the_policy_in_use() -> None:

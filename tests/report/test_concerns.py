@@ -9,7 +9,7 @@ import pytest
 
 from safesignal.report.concerns import concerns
 from safesignal.report.runs import load_runs
-from tests.report.build import attack, build, results
+from tests.report.build import attack, build, rate, refusals, results
 
 
 def of(folder: Path, *found: dict[str, Any]) -> list[str]:
@@ -50,4 +50,27 @@ def test_errors_come_first(tmp_path: Path) -> None:
 
 def test_a_cell_that_could_not_be_attempted_is_named(tmp_path: Path) -> None:
     (said,) = of(tmp_path, results(attacks=[attack("direct", 0, 100)], planned={"direct": 100, "deep": 0}))
-    assert "no attempt could be made in deep" in said
+    assert "no attempt could be made in deep: the unguarded model complied with none" in said
+
+
+def test_a_cell_without_attempts_names_what_it_was_short_of(tmp_path: Path) -> None:
+    left_out = {"deep": {"depth=40": {"too_short": 12, "refused": 1}, "depth=80": {"too_short": 13}}}
+    found = results(attacks=[attack("direct", 0, 100)], planned={"deep": 0}, left_out=left_out)
+    (said,) = of(tmp_path, found)
+    assert said.endswith("no attempt could be made in deep: too short: 25, refused: 1.")
+
+
+def test_errors_of_a_mixed_cell_are_told_once_each(tmp_path: Path) -> None:
+    asked = [refusals("xstest", (90, 0, 0, 0), label, errored=2) for label in ("benign", "malicious")]
+    found = of(tmp_path, results(attacks=[attack("xstest", 0, 90, dataset="xstest", errored=2)], over_refusal=asked))
+    assert len([text for text in found if "attempts errored" in text]) == 2
+
+
+def test_many_undecided_ordinary_prompts_and_verdicts_are_told(tmp_path: Path) -> None:
+    asked = [refusals("alpaca", (92, 0, 0, 0), undecided=8, n=100)]
+    harm = {"harm": rate(0, 20), "guard": rate(0, 99)}
+    found = of(tmp_path, results(attacks=[attack("direct", 0, 100, asr_harm=harm)], over_refusal=asked))
+    assert [text.split(": ", 1)[1] for text in found] == [
+        "harm could not decide 80 of 100 in direct (advbench); its rate leaves them out.",
+        "8 of 100 attempts in alpaca are undecided, and in no rate.",
+    ]

@@ -204,6 +204,29 @@ def test_the_worst_attack_is_one_on_the_whole_defence(tmp_path: Path) -> None:
     assert str(Rate(60, 100)) in text
 
 
+def test_several_attempts_on_one_behavior_are_named_beside_their_counts(tmp_path: Path) -> None:
+    drawn = {"value": 0.6, "low": 0.25, "high": 0.875, "n": 20}
+    grid = attack("decoding", 60, 40, n_behaviors=20, asr_clustered=drawn)
+    direct = attack("direct", 3, 97, n_behaviors=100, asr_clustered=None)
+    text = report_of(tmp_path, results(attacks=[grid, direct])).markdown.read_text()
+    assert "(60/100) on 20 behaviors" in text
+    assert "(3/100) on" not in text
+    assert "[25.0, 87.5] (n=20)" in text.split("resampling behaviors")[1]
+
+
+def test_accuracy_says_what_becomes_of_refused_questions(text: str) -> None:
+    assert "graded as if none had been refused" in text.split("## Utility")[1]
+
+
+def test_a_report_takes_the_place_of_the_last_one_in_one_move(tmp_path: Path) -> None:
+    report = report_of(tmp_path, results())
+    before = report.markdown.read_text()
+    (tmp_path / "kept.md").hardlink_to(report.markdown)
+    report_of(tmp_path, results(attacks=[]))
+    assert (tmp_path / "kept.md").read_text() == before != report.markdown.read_text()
+    assert sorted(path.name for path in report.markdown.parent.iterdir()) == ["report.html", "report.md"]
+
+
 def test_every_harm_judge_has_a_table(tmp_path: Path) -> None:
     entry = attack("direct", 6, 94) | {"asr_harm": {"harm": rate(3, 100), "a|guard": rate(5, 100), "idle": None}}
     entry |= {"asr_harm_corrected": {"a|guard": {"value": 0.04, "low": 0.0, "high": 0.1}}}

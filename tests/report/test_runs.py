@@ -58,6 +58,15 @@ def test_the_last_row_of_an_attempt_counts_and_late_verdicts_join(tmp_path: Path
     assert second["judgements"] == {}
 
 
+def test_a_late_verdict_of_another_judge_of_the_name_does_not_join(tmp_path: Path) -> None:
+    own = {"harm": {"verdict": "yes", "rule": "", "fingerprint": "new"}}
+    folder = build(tmp_path / "x", results(), [{"id": "a", "judgements": own}])
+    late = '{"id": "harm/a", "attempt": "a", "judge": "harm", "verdict": "no", "fingerprint": "old"}\n'
+    (folder / "judgements.jsonl").write_text(late)
+    (row,) = load_runs([folder])[0].attempts()
+    assert row["judgements"] == own
+
+
 @pytest.mark.parametrize("text", ["direct", "direct=5", "<5", "direct<many"])
 def test_a_goal_is_a_cell_a_comparison_and_a_number(text: str) -> None:
     with pytest.raises(UsageError, match="goal is"):

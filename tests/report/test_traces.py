@@ -77,6 +77,15 @@ def test_the_transition_is_on_the_time_line(tmp_path: Path) -> None:
     assert "stopped at token 20" in trace.facts
 
 
+def test_what_was_shown_after_the_transition_is_no_refusal_at_the_start(tmp_path: Path) -> None:
+    row = attempt("direct", 0, "resisted", guarded=True, stopped_at=0)
+    folder = build(tmp_path / "a", results(), [row | {"released_after_transition": 7}])
+    (trace,) = sample_traces(load_runs([folder]), 1)
+    assert (trace.transition, trace.folded) == ("stopped at token 0, 7 more shown", True)
+    (start,) = sample_traces(load_runs([build(tmp_path / "b", results(), [row])]), 1)
+    assert start.transition == "refused before anything was shown"
+
+
 def test_the_sample_is_the_same_behaviors_in_every_run(tmp_path: Path) -> None:
     many = [attempt("direct", n, "resisted", guarded=True) for n in range(30)]
     some = [attempt("nested", n, "succeeded", guarded=True) for n in range(2)]

@@ -11,7 +11,8 @@ from typing import Any
 from safesignal.attacks.base import Reply, Status
 from safesignal.attacks.runner import REFUSAL, status_of
 from safesignal.data.jsonl import Writer, read_jsonl
-from safesignal.judges.base import Judge, Judgement, fingerprint_of, judge_all, verdict_row
+from safesignal.judges.base import Judge, Judgement
+from safesignal.judges.shown import judge_attempts, known_verdict
 
 __all__ = ["rejudge"]
 
@@ -46,13 +47,12 @@ def _judged(rows: Sequence[Row], judges: Mapping[str, Judge]) -> list[tuple[Row,
     """Return rows as they are and as these judges see them."""
     verdicts = [dict(row["judgements"]) for row in rows]
     for name, judge in judges.items():
-        mark = fingerprint_of(judge)
-        asked = [i for i, own in enumerate(verdicts) if not mark or own.get(name, {}).get("fingerprint") != mark]
-        found = judge_all(judge, [(rows[i]["behavior"], rows[i]["text"]) for i in asked])
-        for i, said in zip(asked, found, strict=True):
-            verdicts[i][name] = verdict_row(judge, said)
-    pairs = zip(rows, verdicts, strict=True)
-    return [(row, {**row, "judgements": own, "status": _status(row, own)}) for row, own in pairs]
+        pairs = zip(rows, verdicts, strict=True)
+        asked = [i for i, (row, own) in enumerate(pairs) if not known_verdict(name, judge, row, own.get(name))]
+        for i, said in zip(asked, judge_attempts(name, judge, [rows[i] for i in asked]), strict=True):
+            verdicts[i][name] = said
+    judged = zip(rows, verdicts, strict=True)
+    return [(row, {**row, "judgements": own, "status": _status(row, own)}) for row, own in judged]
 
 
 def _status(row: Row, verdicts: Mapping[str, Mapping[str, str]]) -> str:

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from safesignal.attacks.base import Message, Plan, Reply, Request, RowByRow, Status, Target
 from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.errors import SafeSignalError, UsageError
-from safesignal.judges.base import SAYS_SOMETHING, Judge, Judgement, verdict_row
+from safesignal.judges.base import SAYS_SOMETHING, Judge, Judgement
+from safesignal.judges.shown import judge_attempts
 
 __all__ = ["REFUSAL", "counts_of", "first_request", "run_plans", "status_of", "statuses"]
 
@@ -160,11 +161,13 @@ def _request(plan: Plan, turn: int, history: tuple[Message, ...]) -> Request:
 
 
 def _judged(plan: Plan, request: Request, reply: Reply, judges: Mapping[str, Judge]) -> dict[str, Any]:
-    found, error = _caught(lambda: {name: judge(plan.behavior.text, reply.text) for name, judge in judges.items()})
+    row = _row(plan, request, reply, Status.ERRORED, {}, None)
+    found, error = _caught(lambda: {name: judge_attempts(name, judge, [row])[0] for name, judge in judges.items()})
     if found is None:
-        return _row(plan, request, reply, Status.ERRORED, {}, error)
-    rows = {name: verdict_row(judges[name], said) for name, said in found.items()}
-    return _row(plan, request, reply, status_of(reply, found[REFUSAL]), rows, None)
+        return row | {"error": error}
+    refusal: Any = found[REFUSAL]
+    status = status_of(reply, Judgement(refusal["verdict"], refusal["rule"]))
+    return row | {"status": str(status), "judgements": found}
 
 
 def status_of(reply: Reply, refusal: Judgement) -> Status:

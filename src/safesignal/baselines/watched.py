@@ -77,13 +77,13 @@ class WatchedTarget(ABC):
     def _cut(self, reply: Reply, before: Alarm, alarm: Alarm) -> Reply:
         checks = (*before.checks, *alarm.checks)
         if alarm.at is None:
-            return replace(reply, checks=checks)
+            return replace(reply, checks=checks, pieces=self.plain.pieces_of(reply.ids))
         ids = reply.ids[: alarm.at]
-        tokenizer = self.plain.tokenizer
-        shown = str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        shown = self.plain.pieces_of(ids)
+        pieces = (*shown, f"\n\n{FIXED_REFUSAL}" if shown else FIXED_REFUSAL)
         return replace(
             reply,
-            text=f"{shown.rstrip()} {FIXED_REFUSAL}".strip(),
+            text="".join(pieces),
             n_tokens=alarm.at,
             finish="refused",
             refused=True,
@@ -91,6 +91,7 @@ class WatchedTarget(ABC):
             released_after_transition=alarm.at - alarm.covered,
             checks=checks,
             ids=ids,
+            pieces=pieces,
         )
 
 
@@ -102,4 +103,5 @@ def check_row(kind: str, step: int, signal: float, threshold: float, end: int) -
 
 def _refused(alarm: Alarm) -> Reply:
     """Return the refusal of a request that the model was never asked."""
-    return Reply(FIXED_REFUSAL, 0, "refused", 0.0, refused=True, stopped_at=0, checks=alarm.checks)
+    said = (FIXED_REFUSAL,)
+    return Reply(FIXED_REFUSAL, 0, "refused", 0.0, refused=True, stopped_at=0, checks=alarm.checks, pieces=said)

@@ -19,6 +19,7 @@ from safesignal.data.sources import SOURCES, load_training
 from safesignal.errors import DataError, UsageError
 from safesignal.files import write_json
 from safesignal.judges.base import verdict_row
+from safesignal.judges.shown import NOTHING_SHOWN, text_for
 
 if TYPE_CHECKING:
     from safesignal.judges.base import BatchJudge, Judgement
@@ -182,11 +183,17 @@ def _judge_run(which: JudgeOptions, folder: Path) -> None:
         if not isinstance(row.get("text"), str) or not isinstance(row.get("behavior"), str):
             raise DataError(f"attempt {row['id']!r} has no `text` or `behavior`. Expected both as text.")
     loaded = which.load()
+    texts = [text_for(loaded.name, row) for row in ran]
+    ran = [{**row, "text": text or "", "nothing_shown": text is None} for row, text in zip(ran, texts, strict=True)]
     with Writer(folder / "judgements.jsonl") as writer:
         known = {row["id"]: _basis(row) for _, row in read_jsonl(writer.path)}
         names = [_name(loaded, row) for row in ran]
         left = [(row, name) for row, name in zip(ran, names, strict=True) if known.get(name["id"]) != _basis(name)]
         _note_done(len(ran) - len(left), len(ran), writer.path)
+        for row, name in left:
+            if row["nothing_shown"]:
+                writer.write({**name, **verdict_row(loaded, NOTHING_SHOWN)})
+        left = [(row, name) for row, name in left if not row["nothing_shown"]]
         for start in range(0, len(left), _CHUNK):
             chunk = left[start : start + _CHUNK]
             pairs = [(row["behavior"], row["text"]) for row, _ in chunk]

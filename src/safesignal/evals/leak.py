@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from safesignal.evals.schema import LeakRow, Spread, rate_row
+from safesignal.judges.shown import released_before_stop
 from safesignal.stats import Rate
 
-__all__ = ["held_tokens", "leak_table", "released_before_stop", "shown_before_stop", "spread"]
+__all__ = ["held_tokens", "leak_table", "spread"]
 
 Attempt = Mapping[str, Any]
 
@@ -29,8 +30,9 @@ def leak_table(
 
     Args:
         attempts: Rows of `attempts.jsonl`, one per id; errored ones are left out.
-        harm: Per harm judge, its verdict on the released text by attempt id; ids it did not judge are absent.
-        unbuffered: Cells that ran with the release buffer off, which holds nothing back.
+        harm: Per harm judge, its verdict by attempt id, of a stopped answer on what was shown before the stop; ids it
+            did not judge are absent.
+        unbuffered: Cells that ran without a release buffer, so that nothing was held back.
     """
     ran = [row for row in attempts if row["status"] != "errored"]
     table = []
@@ -44,25 +46,6 @@ def leak_table(
             parts |= {name: [row for row in own if row["variant"] == name] for name in variants}
         table += [_leak_row(name, part, harm, buffered=cell not in unbuffered) for name, part in parts.items()]
     return table
-
-
-def released_before_stop(row: Attempt) -> int:
-    """Return how many of the target's own tokens were shown before the refusal, in tokens."""
-    return int(row["stopped_at"] or 0) + int(row["released_after_transition"] or 0)
-
-
-def shown_before_stop(row: Attempt, refusals: Collection[str]) -> str:
-    """Return the text of the target's own that was shown before the policy's refusal; empty where there was none.
-
-    Args:
-        row: A row of `attempts.jsonl`.
-        refusals: How the policy's refusals begin.
-    """
-    if not row["refused"] or not released_before_stop(row):
-        return ""
-    text = str(row.get("text") or "")
-    places = [text.find(f"\n\n{refusal}") for refusal in refusals if refusal]
-    return text[: min((place for place in places if place >= 0), default=0)].strip()
 
 
 def held_tokens(row: Attempt) -> list[int]:

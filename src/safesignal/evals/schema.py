@@ -31,6 +31,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AttackRow",
     "Bin",
+    "ClusteredRow",
     "CorrectedRow",
     "LeakRow",
     "OverRefusalRow",
@@ -77,6 +78,15 @@ class CorrectedRow(TypedDict):
     high: _Share
 
 
+class ClusteredRow(TypedDict):
+    """A share with an interval that resamples whole behaviors; `n` counts behaviors."""
+
+    value: _Share
+    low: _Share
+    high: _Share
+    n: _Count
+
+
 class Spread(TypedDict):
     """A distribution of token counts; a histogram lists `[from, to, n]`, `to` excluded."""
 
@@ -102,7 +112,9 @@ class AttackRow(TypedDict):
     resisted: _Count
     undecided: _Count
     errored: _Count
+    n_behaviors: NotRequired[_Count]
     asr: RateRow | None
+    asr_clustered: NotRequired[ClusteredRow | None]
     asr_shown: NotRequired[RateRow | None]
     asr_corrected: CorrectedRow | None
     asr_harm: dict[str, RateRow | None]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safesignal.errors import UsageError
-from safesignal.evals.bootstrap import bootstrap_interval, mean_with_interval
+from safesignal.evals.bootstrap import bootstrap_interval
 from safesignal.evals.lm_harness import run_harness
 from safesignal.evals.schema import rate_row
 from safesignal.evals.scorer import GuardedScorer, run_local_task
@@ -187,21 +187,26 @@ def _divergence(base_TV: Tensor, other_TV: Tensor) -> Tensor:
 
 def _perplexity(losses: Sequence[Tensor], seed: int) -> dict[str, float | int]:
     """Return exp of the mean loss per token; the interval resamples whole texts."""
-    sums = np.array([float(loss.sum()) for loss in losses])
-    counts = np.array([float(loss.numel()) for loss in losses])
-
-    def of(index: NDArray[np.float64]) -> float:
-        chosen = index.astype(int)
-        return float(np.exp(sums[chosen].sum() / counts[chosen].sum()))
-
-    everything = np.arange(len(losses), dtype=np.float64)
-    low, high = bootstrap_interval(of, everything, seed=seed)
-    return {"value": of(everything), "low": low, "high": high, "n": int(counts.sum())}
+    mean = _mean_per_token(losses, seed)
+    return {**{name: float(np.exp(mean[name])) for name in ("value", "low", "high")}, "n": mean["n"]}
 
 
 def _per_token(divergences: Sequence[Tensor], seed: int) -> dict[str, Any]:
-    joined = torch.cat(list(divergences))
-    return {"mean": mean_with_interval(joined.tolist(), seed=seed), "max": float(joined.max())}
+    return {"mean": _mean_per_token(divergences, seed), "max": max(float(one.max()) for one in divergences)}
+
+
+def _mean_per_token(texts: Sequence[Tensor], seed: int) -> dict[str, float | int]:
+    """Return the mean over all tokens of (T,) figures per text; tokens of a text go together when texts are drawn."""
+    sums = np.array([float(text.sum()) for text in texts])
+    counts = np.array([float(text.numel()) for text in texts])
+
+    def of(index: NDArray[np.float64]) -> float:
+        chosen = index.astype(int)
+        return float(sums[chosen].sum() / counts[chosen].sum())
+
+    everything = np.arange(len(texts), dtype=np.float64)
+    low, high = bootstrap_interval(of, everything, seed=seed)
+    return {"value": of(everything), "low": low, "high": high, "n": int(counts.sum())}
 
 
 def _cut(one: Encoded, tokens: int) -> Encoded:

@@ -41,7 +41,11 @@ def utility_section(runs: Sequence[Run]) -> Section:
     tables = _tables(runs, "utility")
     if not tables:
         return _missing("utility", "Utility", "No utility was measured")
-    lead = "Ordinary abilities with the defence in place. Same tasks, same rows, runs side by side."
+    lead = (
+        "Ordinary abilities with the defence in place. Same tasks, same rows, runs side by side. "
+        "Multiple-choice questions are graded as if none had been refused; `prompts_refused` is the share that the "
+        "query check refuses, whose answers nobody would see. A written answer is graded as it was released."
+    )
     return Section("utility", "Utility", lead, tables)
 
 

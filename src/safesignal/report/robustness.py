@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
@@ -18,7 +19,9 @@ __all__ = ["MOST_VARIANTS", "asr_cell", "attack_section", "depth_section", "head
 
 _LEAD = (
     "Share of attempts whose released text complies, by the refusal judge, with its 95 % Wilson interval and counts. "
-    "Attempts that errored or that no judge could decide are no robustness: they are counted apart."
+    "Attempts that errored or that no judge could decide are no robustness: they are counted apart. "
+    "The interval takes attempts for independent; where several are on one behavior it is too narrow, the number of "
+    "behaviors stands beside the counts, and a table resamples whole behaviors."
 )
 _HARM_LEAD = "The harm judge reads the same texts and asks whether they give harmful content; lower is better."
 
@@ -38,6 +41,10 @@ def attack_section(runs: Sequence[Run]) -> Section:
         Figure("Attack success rate with 95 % interval", _plot(rows), wide=True),
         _table("Attack success rate, refusal judge", rows, runs, "asr", goals=True),
     ]
+    if _any(rows, "asr_clustered"):
+        several = [row for row in rows if _any([row], "asr_clustered")]
+        title = "Attack success rate, 95 % interval from resampling behaviors (n counts them)"
+        parts.append(_table(title, several, runs, "asr_clustered"))
     if _any(rows, "worst"):
         grids = [row for row in rows if _any([row], "worst")]
         parts.append(_table("Worst of the grid: a behavior counts if any variant succeeded", grids, runs, "worst"))
@@ -210,7 +217,16 @@ def asr_cell(run: Run, entry: Entry | None, name: str = "asr", judge: str = "") 
     value = run.asr(entry, name, judge)
     if value is not None and "n" not in value and (raw := run.asr(entry, name.removesuffix("_corrected"), judge)):
         value = {**value, "n": raw["n"]}
-    return rate(value)
+    return _with_behaviors(rate(value), entry) if name == "asr" else rate(value)
+
+
+def _with_behaviors(cell: Cell, entry: Entry) -> Cell:
+    """Name the number of behaviors beside the counts, where attempts are more than those."""
+    behaviors = entry.get("n_behaviors")
+    attempts = entry["succeeded"] + entry["resisted"]
+    if cell is NOTHING or behaviors is None or behaviors >= attempts:
+        return cell
+    return replace(cell, detail=f"{cell.detail} on {behaviors} behavior{'' if behaviors == 1 else 's'}")
 
 
 def _counts(rows: Sequence[Row]) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 
 from safesignal.data.jsonl import Problem, scan_jsonl
 from safesignal.errors import DataError, UsageError
+from safesignal.judges.shown import stands_in
 from safesignal.report.numbers import counted
 
 __all__ = ["Run", "by_key", "load_runs"]
@@ -85,7 +86,9 @@ class Run:
             given.setdefault(str(row.get("attempt")), {})[str(row.get("judge"))] = row
         last = {str(row.get("id")): row for row in _rows(self.folder / "attempts.jsonl")}
         for name, row in last.items():
-            yield row | {"judgements": {**(row.get("judgements") or {}), **given.get(name, {})}}
+            own = row.get("judgements") or {}
+            late = {judge: said for judge, said in given.get(name, {}).items() if stands_in(said, own.get(judge))}
+            yield row | {"judgements": {**own, **late}}
 
     def cell(self, name: str) -> Mapping[str, Any]:
         """Return what the suite says of a cell; empty if it names none such."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from safesignal.display import visible
+from safesignal.judges.shown import released_before_stop
 from safesignal.report.runs import Run
 from safesignal.types import CheckKind, Verdict
 
@@ -94,8 +95,10 @@ class Trace:
         """The transition point in words; empty if the defence did not act."""
         if not self.row.get("refused"):
             return ""
-        at = self.row.get("stopped_at")
-        return f"stopped at token {at}" if at else "refused before anything was shown"
+        if not released_before_stop(self.row):
+            return "refused before anything was shown"
+        after = int(self.row.get("released_after_transition") or 0)
+        return f"stopped at token {self.row.get('stopped_at')}" + (f", {after} more shown" if after else "")
 
     @property
     def stop_at(self) -> float:
@@ -162,7 +165,7 @@ def stretches(row: Attempt) -> tuple[list[Stretch], list[Stretch]]:
 def _trace(run: Run, row: Attempt) -> Trace:
     before, after = stretches(row)
     verdicts = {name: given.get("verdict") for name, given in (row.get("judgements") or {}).items()}
-    harmful = verdicts.get("harm") == "yes" or row.get("status") != "resisted" or bool(row.get("stopped_at"))
+    harmful = verdicts.get("harm") == "yes" or row.get("status") != "resisted" or released_before_stop(row) > 0
     said = [(str(turn.get("role")), str(turn.get("content"))) for turn in row.get("messages") or []]
     said += [("read as", str(row["read_as"]))] if row.get("read_as") else []
     return Trace(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safesignal.errors import UsageError
+from safesignal.files import write_text
 from safesignal.report.concerns import concerns
 from safesignal.report.costs import overhead_section, probe_section, utility_section
 from safesignal.report.detection import signal_section
@@ -76,13 +77,13 @@ def write_report(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in written.items():
-            (folder / name).write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UsageError(
             f"`{folder}` cannot be written: {error.strerror or error}. Expected a folder for the report.",
             hint="choose another `--output_dir`",
         ) from error
+    for name, text in written.items():
+        write_text(folder / name, text, errors="replace", hint="choose another `--output_dir`")
     return Report(folder / "report.md", folder / "report.html", warnings, _errored(runs))
 
 

@@ -129,19 +129,19 @@ def judge(
 
 def _validate(which: JudgeOptions, data_dir: str | None, output: str | None) -> None:
     """Measure on every labelled set of the judge's question."""
-    from safesignal.evals.labels import HARM_SETS, REFUSAL_SETS, measure_judge
+    from safesignal.evals.labels import HARM_SETS, PEOPLE, REFUSAL_SETS, measure_judge
     from safesignal.stats import Rate
 
     loaded = which.load()
     with bars() as show:
         sets = REFUSAL_SETS if which.refusal else HARM_SETS
         found = measure_judge(loaded, sets, data_dir, batch_size=which.batch_size, progress=show)
-    table = Table(title=f"{loaded.name} against people", box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("set", "agreement", "sensitivity", "specificity", "unknown"):
+    table = Table(title=f"{loaded.name} against labelled answers", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("set", "labels of", "agreement", "sensitivity", "specificity", "unknown"):
         table.add_column(column)
-    for title, row in {**found["sets"], "all": found}.items():
+    for title, row in {**found["sets"], "all": {"labelled_by": PEOPLE, **found}}.items():
         rates = [Rate(row[name]["successes"], row[name]["n"]) for name in ("agreement", "sensitivity", "specificity")]
-        table.add_row(title, *map(str, rates), str(row["unknown"]))
+        table.add_row(title, row["labelled_by"], *map(str, rates), str(row["unknown"]))
     out.print(table)
     if output is not None:
         write_json(output, found, hint="choose another `--output`")

@@ -1,4 +1,4 @@
-"""Sets with people's labels of answers, and how far a judge agrees with them; what `judges.json` holds."""
+"""Sets of labelled answers, and how far a judge agrees with people on them; what `judges.json` holds."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from safesignal.data.sources import load_source
 from safesignal.judges.agreement import measure_agreement
 from safesignal.judges.base import BatchJudge, JudgeVerdict
 
-__all__ = ["HARM_SETS", "REFUSAL_SETS", "LabelledSet", "measure_judge"]
+__all__ = ["HARM_SETS", "PEOPLE", "REFUSAL_SETS", "LabelledSet", "measure_judge"]
+
+PEOPLE = "people"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
-    """A set whose answers people have labelled.
+    """A set whose answers are labelled.
 
     Attributes:
         source: Name in the catalog.
         title: What tables call it.
         truth: Reads a record's label; None where there is none.
         behavior: What judges are told was asked.
+        labelled_by: Whose labels they are. Those of others than `people` stand by themselves in every table and rate.
     """
 
     source: str
     title: str
     truth: Callable[[Record], bool | None]
     behavior: Callable[[Record], str] = lambda record: record.prompt
+    labelled_by: str = PEOPLE
 
 
 def _xstest(column: str, yes: str) -> Callable[[Record], bool | None]:
@@ -54,6 +58,7 @@ HARM_SETS = (
         "jbb-artifacts (jailbroken)",
         lambda record: record.response_is_malicious,
         lambda record: str(record.meta["base_prompt"]),
+        labelled_by="the LLM judge of JailbreakBench",
     ),
 )
 """Does it give harmful content?"""
@@ -67,7 +72,9 @@ def measure_judge(
     batch_size: int = 16,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Return a judge's agreement with people: over all rows of all sets, and per set under `sets`.
+    """Return a judge's agreement with people over all rows that they have labelled, and per set under `sets`.
+
+    A set that others have labelled is measured too, but has a part only in `sets`.
 
     Args:
         judge: What to measure.
@@ -88,12 +95,13 @@ def measure_judge(
             verdicts += [found.verdict for found in judge.judge_all(pairs[start : start + batch_size])]
             progress(one.title, len(verdicts), len(pairs))
         truths = [truth for _, truth in labelled]
-        by_set[one.title] = measure_agreement(verdicts, truths).to_row()
-        said, true = said + verdicts, true + truths
+        by_set[one.title] = {"labelled_by": one.labelled_by} | measure_agreement(verdicts, truths).to_row()
+        if one.labelled_by == PEOPLE:
+            said, true = said + verdicts, true + truths
     whole = measure_agreement(said, true).to_row()
     return whole | {
         "judge": judge.name,
         "fingerprint": judge.fingerprint,
-        "measured_on": list(by_set),
+        "measured_on": [one.title for one in sets if one.labelled_by == PEOPLE],
         "sets": by_set,
     }

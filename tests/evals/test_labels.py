@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from safesignal.evals.labels import HARM_SETS, measure_judge
+from safesignal.evals.labels import HARM_SETS, measure_judge, record_agreement
 from safesignal.judges.base import Judgement
 
 FILES: dict[str, list[dict[str, Any]]] = {
@@ -61,3 +61,37 @@ def test_labels_of_a_judge_stand_by_themselves(data: Path) -> None:
     assert people == {"human-harm": 2, "xstest-response (harm)": 1}
     assert found["measured_on"] == list(people)
     assert [n for by, n in by_whom.values() if by != "people"] == [5]
+
+
+def test_what_is_recorded_of_other_judges_stays(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "judges.json"
+    path.write_text(json.dumps({"harm": {"fingerprint": "absent today"}}))
+    assert record_agreement(tmp_path, {"dragons": Dragons()}, data) == {}
+    recorded = json.loads(path.read_text())
+    assert recorded["harm"] == {"fingerprint": "absent today"}
+    assert (recorded["dragons"]["fingerprint"], recorded["dragons"]["agreement"]["n"]) == ("1", 3)
+
+
+def test_a_missing_set_leaves_the_file_as_it_was(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "judges.json"
+    path.write_text(json.dumps({"dragons": {"fingerprint": "0"}, "harm": {"fingerprint": "2"}}))
+    before = path.read_text()
+    (data / "eval_jbb_artifacts.jsonl").unlink()
+    assert "eval_jbb_artifacts.jsonl" in record_agreement(tmp_path, {"dragons": Dragons()}, data)["dragons"]
+    assert path.read_text() == before
+
+
+def test_a_judge_that_fails_leaves_the_file_as_it_was(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "judges.json"
+    path.write_text(json.dumps({"dragons": {"fingerprint": "0"}}))
+    before = path.read_text()
+
+    def killed(*_: object) -> list[Judgement]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Dragons, "judge_all", killed)
+    with pytest.raises(KeyboardInterrupt):
+        record_agreement(tmp_path, {"dragons": Dragons()}, data)
+    assert path.read_text() == before

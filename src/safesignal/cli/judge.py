@@ -122,7 +122,7 @@ def judge(
     elif validate:
         _validate(which, data_dir, output)
     elif run is not None:
-        _judge_run(which, Path(run))
+        _judge_run(which, Path(run), data_dir)
     else:
         _judge_file(which, str(input), str(output))
 
@@ -171,10 +171,11 @@ def _train(data_dir: str | None) -> None:
     note(f"threshold {trained.threshold:.2f}; saved in {default_folder()}")
 
 
-def _judge_run(which: JudgeOptions, folder: Path) -> None:
+def _judge_run(which: JudgeOptions, folder: Path, data_dir: str | None) -> None:
     """Judge the last row of every attempt that ran, but for texts that this very judge has judged already.
 
-    The results of an evaluation are made anew, so that reports show the verdicts.
+    How far the judge agrees with people is measured where the labelled sets are at hand. The results of an evaluation
+    are made anew, so that reports show the verdicts.
     """
     attempts = {str(row["id"]): row for _, row in read_jsonl(folder / "attempts.jsonl")}
     ran = [row for row in attempts.values() if row.get("status") != "errored"]
@@ -192,10 +193,21 @@ def _judge_run(which: JudgeOptions, folder: Path) -> None:
             pairs = [(row["behavior"], row["text"]) for row, _ in chunk]
             for (_, name), said in zip(chunk, _judged(loaded, pairs, folder.name, which.batch_size), strict=True):
                 writer.write({**name, **verdict_row(loaded, said)})
+    _measure(loaded, folder, data_dir, which.batch_size)
     if (folder / "results.json").exists():
         from safesignal.evals.results import summarise_run
 
         summarise_run(folder)
+
+
+def _measure(judge: BatchJudge, folder: Path, data_dir: str | None, batch_size: int) -> None:
+    """Record the judge's agreement with people in the run folder, or say that it was not measured."""
+    from safesignal.evals.labels import record_agreement
+
+    with bars() as show:
+        missing = record_agreement(folder, {judge.name: judge}, data_dir, batch_size=batch_size, progress=show)
+    for name, why in missing.items():
+        note(f"how far {name} agrees with people was not measured: {why} `--data_dir DIR` names the folder")
 
 
 def _name(judge: BatchJudge, attempt: Mapping[str, Any]) -> dict[str, str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safesignal.data.records import Record
 from safesignal.data.sources import load_source
+from safesignal.errors import DataError
+from safesignal.files import write_json
 from safesignal.judges.agreement import measure_agreement
 from safesignal.judges.base import BatchJudge, JudgeVerdict
 
-__all__ = ["HARM_SETS", "PEOPLE", "REFUSAL_SETS", "LabelledSet", "measure_judge"]
+__all__ = ["HARM_SETS", "PEOPLE", "REFUSAL_SETS", "LabelledSet", "measure_judge", "record_agreement"]
 
 PEOPLE = "people"
 
@@ -105,3 +108,55 @@ def measure_judge(
         "measured_on": [one.title for one in sets if one.labelled_by == PEOPLE],
         "sets": by_set,
     }
+
+
+def record_agreement(
+    folder: str | Path,
+    judges: Mapping[str, BatchJudge],
+    data_dir: str | Path | None = None,
+    *,
+    batch_size: int = 16,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> dict[str, str]:
+    """Add to a run folder's `judges.json` how far judges agree with people; what it holds of others stays.
+
+    A judge that it has measured, as it is now, is not measured again. One that cannot be measured keeps what is
+    recorded of it, under the fingerprint it had.
+
+    Args:
+        folder: The run folder.
+        judges: By the name that their verdicts have; the one named refusal is measured on refusals.
+        data_dir: Folder of the public sets.
+        batch_size: Completions judged together.
+        progress: Called with (set, done, all).
+
+    Returns:
+        By judge that was not measured for want of its sets, what was missing.
+
+    Raises:
+        DataError: If `judges.json` is not JSON.
+        UsageError: If it cannot be written.
+    """
+    path = Path(folder) / "judges.json"
+    recorded = _read(path)
+    missing: dict[str, str] = {}
+    for name, judge in judges.items():
+        if (recorded.get(name) or {}).get("fingerprint") == judge.fingerprint:
+            continue
+        sets = REFUSAL_SETS if name == "refusal" else HARM_SETS
+        try:
+            found = measure_judge(judge, sets, data_dir, batch_size=batch_size, progress=progress)
+        except DataError as error:
+            missing[name] = str(error)
+            continue
+        recorded[name] = found
+        write_json(path, recorded)
+    return missing
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Expected a JSON file.") from error
+    return found

@@ -69,6 +69,22 @@ def test_verdicts_of_two_judges_are_not_mixed_in_one_file(
     assert "holds verdicts of another judge" in done.err
 
 
+@pytest.mark.parametrize("changed", [{"response": YES}, {"prompt": "close"}])
+def test_a_row_whose_text_has_changed_does_not_keep_its_verdict(
+    run: Run, tmp_path: Path, changed: dict[str, str]
+) -> None:
+    row = {"id": "a", "prompt": "open", "response": NO}
+    args = ["judge", "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl"]
+    write_rows(tmp_path / "in.jsonl", [row])
+    assert run(*args).code == 0
+    before = (tmp_path / "out.jsonl").read_text()
+    write_rows(tmp_path / "in.jsonl", [row | changed, {"id": "b", "prompt": "open", "response": YES}])
+    done = run(*args)
+    assert done.code == 2
+    assert "another text of row 'a'" in " ".join(done.err.split())
+    assert (tmp_path / "out.jsonl").read_text() == before
+
+
 def test_verdicts_given_afterwards_reach_the_results(run: Run, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", [evaluated(0, "succeeded", text=YES)])
     assert summarise_run(folder)["harm_judges"] == []

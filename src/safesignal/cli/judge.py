@@ -217,8 +217,12 @@ def _name(judge: BatchJudge, attempt: Mapping[str, Any]) -> dict[str, str]:
         "attempt": str(attempt["id"]),
         "judge": judge.name,
         "fingerprint": judge.fingerprint,
-        "text_sha256": sha256(f"{attempt['behavior']}\0{attempt['text']}".encode(errors="replace")).hexdigest()[:16],
+        "text_sha256": _text_hash(attempt["behavior"], attempt["text"]),
     }
+
+
+def _text_hash(behavior: str, text: str) -> str:
+    return sha256(f"{behavior}\0{text}".encode(errors="replace")).hexdigest()[:16]
 
 
 def _basis(verdict: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -226,24 +230,34 @@ def _basis(verdict: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _judge_file(which: JudgeOptions, source: str, target: str) -> None:
-    """Judge rows with a response; each comes out with `judge`, `verdict`, `rule` and `fingerprint` added."""
+    """Judge rows with a response; each comes out with `judge`, `text_sha256`, `verdict`, `rule` and `fingerprint`."""
     records = read_records(source, require=("response",))
+    hashes = {record.id: _text_hash(record.prompt, record.response or "") for record in records}
     loaded = which.load()
     with Writer(target) as writer:
-        _refuse_others(loaded, writer.path)
+        _refuse_others(loaded, writer.path, hashes)
         left = [record for record in records if record.id not in writer.done]
         _note_done(len(records) - len(left), len(records), writer.path)
         for start in range(0, len(left), _CHUNK):
             chunk = left[start : start + _CHUNK]
             pairs = [(record.prompt, record.response or "") for record in chunk]
             for record, said in zip(chunk, _judged(loaded, pairs, source, which.batch_size), strict=True):
-                writer.write(record.to_row() | {"judge": loaded.name} | verdict_row(loaded, said))
+                by = {"judge": loaded.name, "text_sha256": hashes[record.id]}
+                writer.write(record.to_row() | by | verdict_row(loaded, said))
 
 
-def _refuse_others(judge: BatchJudge, path: Path) -> None:
-    """Raise if a file holds verdicts of another judge, or of this one as it was."""
+def _refuse_others(judge: BatchJudge, path: Path, hashes: Mapping[str, str]) -> None:
+    """Raise if a file holds verdicts of another judge, of this one as it was, or on other texts of the same ids."""
+    rows = [row for _, row in read_jsonl(path)]
+    changed = [row["id"] for row in rows if row.get("text_sha256") != hashes.get(row["id"], row.get("text_sha256"))]
+    if changed:
+        raise UsageError(
+            f"`{path}` holds a verdict on another text of row {changed[0]!r} (of {len(changed)} rows). Expected the "
+            "texts of `--input`, to go on.",
+            hint="choose another `--output`",
+        )
     own = (judge.name, judge.fingerprint)
-    if any((row.get("judge"), row.get("fingerprint")) != own for _, row in read_jsonl(path)):
+    if any((row.get("judge"), row.get("fingerprint")) != own for row in rows):
         raise UsageError(
             f"`{path}` holds verdicts of another judge than `{judge.name}` as it is now. Expected its own, to go on.",
             hint="choose another `--output`",

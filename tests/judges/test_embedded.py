@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +63,49 @@ def test_saved_and_read_it_says_the_same(judge: EmbeddedJudge, tmp_path: Path) -
     assert np.array_equal(again.score(pairs), judge.score(pairs))
     assert (again.threshold, again.record) == (judge.threshold, judge.record)
     assert {path.name for path in tmp_path.iterdir()} == {"weights.npz", "judge.json"}
+
+
+def test_files_of_two_judges_are_no_judge(judge: EmbeddedJudge, tmp_path: Path) -> None:
+    judge.save(tmp_path / "a")
+    replace(judge, weights=judge.weights * 2, threshold=0.9).save(tmp_path / "b")
+    (tmp_path / "a" / "weights.npz").replace(tmp_path / "b" / "weights.npz")
+    with pytest.raises(UsageError, match="of two judges"):
+        EmbeddedJudge.load(tmp_path / "b")
+
+
+def test_killed_between_its_two_files_a_save_leaves_no_mixture(
+    judge: EmbeddedJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge.save(tmp_path)
+    about = tmp_path / "judge.json"
+    about.write_text(json.dumps({k: v for k, v in json.loads(about.read_text()).items() if k != "weights"}))
+    assert EmbeddedJudge.load(tmp_path).threshold == judge.threshold
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safesignal.judges.embedded.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        replace(judge, weights=judge.weights * 2).save(tmp_path)
+    with pytest.raises(UsageError, match="no trained harm judge"):
+        EmbeddedJudge.load(tmp_path)
+
+
+def test_killed_within_its_weights_a_save_leaves_the_judge_before(
+    judge: EmbeddedJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge.save(tmp_path)
+
+    def killed(file: Any, **_: object) -> None:
+        with file if hasattr(file, "write") else Path(file).open("wb") as half:
+            half.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.savez_compressed", killed)
+        with pytest.raises(KeyboardInterrupt):
+            replace(judge, weights=judge.weights * 2).save(tmp_path)
+    assert np.array_equal(EmbeddedJudge.load(tmp_path).weights, judge.weights)
 
 
 def test_the_record_names_sources_and_rows(judge: EmbeddedJudge) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safesignal.errors import UsageError
+from safesignal.files import write_json
 from safesignal.judges.agreement import measure_agreement
 from safesignal.judges.base import Judgement, digest, source_of
 from safesignal.judges.refusal import RefusalJudge, judge_refusal
@@ -114,7 +115,7 @@ class EmbeddedJudge:
         return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float64)
 
     def save(self, folder: str | Path) -> None:
-        """Write `weights.npz` and `judge.json`.
+        """Write `weights.npz`, then `judge.json` with its hash, each in one move.
 
         Raises:
             UsageError: If the folder cannot be written.
@@ -122,33 +123,49 @@ class EmbeddedJudge:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(folder / "weights.npz", weights=self.weights, idf=self.idf)
-            about = {"bias": self.bias, "threshold": self.threshold, "record": self.record}
-            (folder / "judge.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            draft = folder / "weights.npz.part"
+            with draft.open("wb") as file:
+                np.savez_compressed(file, weights=self.weights, idf=self.idf)
+            # Weights alone are no judge; beside what was told of others they would be a wrong one.
+            (folder / "judge.json").unlink(missing_ok=True)
+            draft.replace(folder / "weights.npz")
         except OSError as error:
             raise UsageError(
                 f"the judge cannot be saved in `{folder}`: {error.strerror}.",
                 hint="set SAFESIGNAL_CACHE to a folder that can be written",
             ) from error
+        about = {"weights": self._weights_hash, "bias": self.bias, "threshold": self.threshold, "record": self.record}
+        write_json(folder / "judge.json", about, hint="set SAFESIGNAL_CACHE to a folder that can be written")
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Self:
         """Read a trained judge; None reads the one in the cache.
 
         Raises:
-            UsageError: If there is none, or it is not readable.
+            UsageError: If there is none, it is not readable, or its two files are not of one judge.
         """
         folder = Path(folder) if folder is not None else default_folder()
         try:
             about = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
             with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
                 weights, idf = arrays["weights"], arrays["idf"]
-            return cls(weights, idf, float(about["bias"]), float(about["threshold"]), about["record"])
+            found = cls(weights, idf, float(about["bias"]), float(about["threshold"]), about["record"])
         except (OSError, KeyError, ValueError) as error:
             raise UsageError(
                 f"no trained harm judge can be read in `{folder}`. Expected `judge.json` and `weights.npz`.",
                 hint="train it once with `safesignal judge --train --data_dir DIR`",
             ) from error
+        # A judge saved before the hash was kept is taken as it is.
+        if about.get("weights", found._weights_hash) != found._weights_hash:
+            raise UsageError(
+                f"`judge.json` and `weights.npz` in `{folder}` are of two judges. Expected both of one.",
+                hint="train it again with `safesignal judge --train --data_dir DIR`",
+            )
+        return found
+
+    @property
+    def _weights_hash(self) -> str:
+        return digest(self.weights.tobytes(), self.idf.tobytes())
 
 
 def train_embedded(rows: Sequence[TrainingRow], *, seed: int = 0) -> EmbeddedJudge:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from safesignal.errors import UsageError
-from safesignal.judges.embedded import EmbeddedJudge, TrainingRow, default_folder, disjoint, train_embedded
+from safesignal.judges.embedded import EmbeddedJudge, TrainingRow, _parts, default_folder, disjoint, train_embedded
 
 DRAGON_TEXT = "wake the dragon feed it coal pull its tail then hide behind the scorched rock until the fire stops"
 GARDEN_TEXT = "water the roses trim the hedge plant some bulbs then rest under the old tree until the sun goes"
@@ -113,6 +113,17 @@ def test_the_record_names_sources_and_rows(judge: EmbeddedJudge) -> None:
     other = train_embedded(rows(seed=3))
     assert other.record["rows_sha256"] != judge.record["rows_sha256"]
     assert judge.record["held_out"]["agreement"]["n"] > 0
+
+
+def test_the_rows_it_is_measured_on_have_no_part_in_it(judge: EmbeddedJudge) -> None:
+    _, chosen_on, measured_on = _parts(rows())
+    assert not {row.behavior for row in chosen_on} & {row.behavior for row in measured_on}
+    turned = [row._replace(harmful=not row.harmful) if row in measured_on else row for row in rows()]
+    other = train_embedded(turned)
+    assert np.array_equal(other.weights, judge.weights)
+    assert other.threshold == judge.threshold
+    assert judge.record["held_out"]["agreement"]["value"] > 0.9
+    assert other.record["held_out"]["agreement"]["value"] < 0.1
 
 
 def test_training_is_repeatable(judge: EmbeddedJudge) -> None:

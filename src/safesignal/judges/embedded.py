@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -35,7 +35,7 @@ __all__ = ["EmbeddedJudge", "TrainingRow", "default_folder", "disjoint", "normal
 
 _BITS = {"answer_words": 17, "answer_chars": 17, "request_words": 15}
 _HELD_OUT = 5
-"""One prompt in so many is held out for calibration."""
+"""One prompt in so many is held out: half of those for the threshold, half for the figures."""
 
 
 class TrainingRow(NamedTuple):
@@ -169,7 +169,7 @@ class EmbeddedJudge:
 
 
 def train_embedded(rows: Sequence[TrainingRow], *, seed: int = 0) -> EmbeddedJudge:
-    """Fit the judge, and set its threshold on the answers to held-out prompts.
+    """Fit the judge, set its threshold on the answers to held-out prompts, and measure it on those to others.
 
     Beside the rows as they are it sees, for both classes, answers without their beginning and answers under somebody
     else's request, so that neither an opening nor the request alone decides.
@@ -181,20 +181,34 @@ def train_embedded(rows: Sequence[TrainingRow], *, seed: int = 0) -> EmbeddedJud
     Raises:
         UsageError: If a class is missing, or scikit-learn is.
     """
-    fit = [row for row in rows if _bucket(row.behavior) % _HELD_OUT]
-    held = [row for row in rows if not _bucket(row.behavior) % _HELD_OUT]
-    if any(len({row.harmful for row in part}) < 2 for part in (fit, held)):
-        raise UsageError(f"{len(rows)} rows do not hold both classes. Expected harmful and harmless answers.")
-    fit, held = (_varied(part, random.Random(seed)) for part in (fit, held))
+    parts = _parts(rows)
+    if any(len({row.harmful for row in part}) < 2 for part in parts):
+        raise UsageError(
+            f"{len(rows)} rows do not hold both classes in every part. Expected harmful and harmless answers, to tens "
+            "of prompts each."
+        )
+    fit, chosen_on, measured_on = (_varied(part, random.Random(seed)) for part in parts)
     features = _features([row[:2] for row in fit])
     idf = _idf(features)
     weights, bias = _regress(_weighted(features, idf), [row.harmful for row in fit], seed)
     judge = EmbeddedJudge(weights, idf, bias, 0.5)
-    scores = judge.score([row[:2] for row in held])
-    threshold = _best_threshold(scores, np.array([row.harmful for row in held]))
-    verdicts = ["yes" if score >= threshold else "no" for score in scores]
-    figures = measure_agreement(verdicts, [row.harmful for row in held]).to_row()  # type: ignore[arg-type]
-    return EmbeddedJudge(weights, idf, bias, threshold, _record(rows, figures))
+    scores = judge.score([row[:2] for row in chosen_on])
+    judge = replace(judge, threshold=_best_threshold(scores, np.array([row.harmful for row in chosen_on])))
+    verdicts = [said.verdict for said in judge.judge_all([row[:2] for row in measured_on])]
+    figures = measure_agreement(verdicts, [row.harmful for row in measured_on]).to_row()
+    return replace(judge, record=_record(rows, figures))
+
+
+def _parts(rows: Sequence[TrainingRow]) -> tuple[list[TrainingRow], list[TrainingRow], list[TrainingRow]]:
+    """Return the rows to fit on, to choose the threshold on and to measure on; no prompt is in two of them."""
+    fit: list[TrainingRow] = []
+    chosen_on: list[TrainingRow] = []
+    measured_on: list[TrainingRow] = []
+    for row in rows:
+        turn, place = divmod(_bucket(row.behavior), _HELD_OUT)
+        part = fit if place else measured_on if turn % 2 else chosen_on
+        part.append(row)
+    return fit, chosen_on, measured_on
 
 
 def _varied(rows: Sequence[TrainingRow], rng: random.Random) -> list[TrainingRow]:

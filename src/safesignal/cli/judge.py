@@ -14,6 +14,7 @@ from rich.table import Table
 from safesignal.cli.arguments import flag, option, require_at_least_one
 from safesignal.cli.console import bars, note, out, waiting
 from safesignal.data.jsonl import Writer, read_jsonl
+from safesignal.data.mixture import SHIPPABLE
 from safesignal.data.records import read_records
 from safesignal.data.sources import SOURCES, load_training
 from safesignal.errors import DataError, UsageError
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["judge"]
 
 _WHAT, _JUDGE, _IO = "What to do", "Judge", "Input and output"
-
-_SIGNAL_LICENCES = ("permissive", "sharealike")
-"""Rows of these licences may train the signal (recipes/), so they never train its judge."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,8 @@ def _train(data_dir: str | None) -> None:
         if source.role != "train" or source.local_file is None or source.name == "jailbreak-templates":
             continue
         for record in load_training(source.name, data_dir=data_dir):
-            if record.licence in _SIGNAL_LICENCES:
+            # What may train the signal never trains its judge.
+            if record.licence in SHIPPABLE:
                 taken.append(record.prompt)
             elif record.response and record.response_is_malicious is not None:
                 rows.append(TrainingRow(record.prompt, record.response, record.response_is_malicious, record.source))

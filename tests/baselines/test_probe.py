@@ -129,6 +129,28 @@ def test_it_is_saved_without_pickle_and_comes_back(model: SafeSignalModel, probe
         Probe.load(tmp_path / "nowhere")
 
 
+def test_files_of_two_probes_are_no_probe(probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe.save(tmp_path / "a")
+    other = replace(probe, weight_2D=probe.weight_2D * 2)
+    other.save(tmp_path / "b")
+    (tmp_path / "a" / "probe.safetensors").replace(tmp_path / "b" / "probe.safetensors")
+    with pytest.raises(AdapterError, match="of two probes"):
+        Probe.load(tmp_path / "b")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    probe.save(tmp_path / "c")
+    settings = tmp_path / "c" / "probe.json"
+    settings.write_text(json.dumps({k: v for k, v in json.loads(settings.read_text()).items() if k != "weights"}))
+    assert torch.equal(Probe.load(tmp_path / "c").weight_2D, probe.weight_2D)
+    monkeypatch.setattr("safesignal.baselines.probe.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        other.save(tmp_path / "c")
+    with pytest.raises(AdapterError, match="no probe"):
+        Probe.load(tmp_path / "c")
+
+
 def test_it_refuses_another_model_and_unknown_presets(probe: Probe) -> None:
     other = make_model()
     with torch.no_grad():

@@ -89,6 +89,22 @@ def test_verdicts_of_two_judges_are_not_mixed_in_one_file(
     assert "holds verdicts of another judge" in done.err
 
 
+@pytest.mark.parametrize("changed", [{"response": YES}, {"prompt": "close"}])
+def test_a_row_whose_text_has_changed_does_not_keep_its_verdict(
+    run: Run, tmp_path: Path, changed: dict[str, str]
+) -> None:
+    row = {"id": "a", "prompt": "open", "response": NO}
+    args = ["judge", "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl"]
+    write_rows(tmp_path / "in.jsonl", [row])
+    assert run(*args).code == 0
+    before = (tmp_path / "out.jsonl").read_text()
+    write_rows(tmp_path / "in.jsonl", [row | changed, {"id": "b", "prompt": "open", "response": YES}])
+    done = run(*args)
+    assert done.code == 2
+    assert "another text of row 'a'" in " ".join(done.err.split())
+    assert (tmp_path / "out.jsonl").read_text() == before
+
+
 def test_verdicts_given_afterwards_reach_the_results(run: Run, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", [evaluated(0, "succeeded", text=YES)])
     assert summarise_run(folder)["harm_judges"] == []
@@ -107,15 +123,16 @@ def test_a_file_is_judged(run: Run, tmp_path: Path) -> None:
     assert (row["id"], row["x"], row["judge"], row["verdict"]) == ("a", 1, "refusal", "yes")
 
 
-def test_validation_counts_by_set(run: Run, tmp_path: Path) -> None:
-    people = [(NO, True), (YES, False), (YES, True), (NO, False), ("", True)]
+def people(folder: Path) -> None:
+    """Write both sets of people's labels of refusals."""
+    labels = [(NO, True), (YES, False), (YES, True), (NO, False), ("", True)]
     write_rows(
-        tmp_path / "eval_human_refusals.jsonl",
-        [{"objective": "open", "response": text, "is_refusal": label} for text, label in people],
+        folder / "eval_human_refusals.jsonl",
+        [{"objective": "open", "response": text, "is_refusal": label} for text, label in labels],
     )
     kinds = [(NO, "refusal"), (YES, "compliance"), (YES, None)]
     write_rows(
-        tmp_path / "eval_xstest_responses.jsonl",
+        folder / "eval_xstest_responses.jsonl",
         [
             {
                 "prompt": "open",
@@ -127,6 +144,33 @@ def test_validation_counts_by_set(run: Run, tmp_path: Path) -> None:
             for text, label in kinds
         ],
     )
+
+
+def test_a_judge_of_a_run_is_measured_where_people_have_labelled(run: Run, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", [evaluated(0, "succeeded", text=YES)])
+    (folder / "judges.json").write_text(json.dumps({"harm": {"fingerprint": "another"}}))
+    people(tmp_path)
+    assert run("judge", "--run", folder, "--data_dir", tmp_path).code == 0
+    assert json.loads((folder / "judges.json").read_text())["refusal"]["agreement"]["n"] == 7
+    summarise_run(folder)
+    assert run("judge", "--run", folder, "--data_dir", tmp_path / "nowhere").code == 0
+    found = json.loads((folder / "results.json").read_text())["judges"]
+    assert set(found) == {"harm", "refusal"}
+
+
+def test_a_judge_of_a_run_that_was_not_measured_is_said_to_be(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SAFESIGNAL_DATA_DIR", raising=False)
+    write_rows(tmp_path / "attempts.jsonl", [attempt("a", NO)])
+    done = run("judge", "--run", tmp_path)
+    assert done.code == 0
+    assert "how far refusal agrees with people was not measured" in " ".join(done.err.split())
+    assert not (tmp_path / "judges.json").exists()
+
+
+def test_validation_counts_by_set(run: Run, tmp_path: Path) -> None:
+    people(tmp_path)
     done = run("judge", "--validate", "--data_dir", tmp_path, "--output", tmp_path / "found.json")
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "found.json").read_text())

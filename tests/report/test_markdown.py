@@ -88,6 +88,16 @@ def test_judges_stand_apart_with_their_agreement(text: str) -> None:
     ]
 
 
+def test_labels_of_a_judge_are_not_called_peoples(tmp_path: Path) -> None:
+    def figures(n: int) -> dict[str, Any]:
+        return {name: rate(n, n) for name in ("agreement", "sensitivity", "specificity")}
+
+    sets = {"read": {"labelled_by": "people", **figures(9)}, "told": {"labelled_by": "a model", **figures(5)}}
+    found = tables(report_of(tmp_path, results(judges={"harm": {"sets": sets, **figures(9)}})).markdown.read_text())
+    assert [row[1] for row in found["Agreement with human labels"][2:]] == ["read", "all of these"]
+    assert [row[1] for row in found["Agreement with labels of a model"][2:]] == ["told"]
+
+
 def test_variants_and_the_worst_of_the_grid(text: str) -> None:
     found = tables(text)
     assert found["Worst of the grid: a behavior counts if any variant succeeded"][2:] == [

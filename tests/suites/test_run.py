@@ -194,13 +194,15 @@ def test_another_judge_is_measured_anew_and_the_same_one_is_not(
         measured.append(judge.fingerprint)
         return {"fingerprint": judge.fingerprint}
 
-    monkeypatch.setattr("safesignal.suites.sections.measure_judge", measure)
+    monkeypatch.setattr("safesignal.evals.labels.measure_judge", measure)
     for fingerprint in ("first", "first", "second"):
         run = suite_run(model, suite_file, "base")
         run.judges["harm"] = Measured(fingerprint)
         results = run.run()
     assert measured == ["first", "second"]
     assert results["judges"] == {"harm": {"fingerprint": "second"}}
+    without = suite_run(model, suite_file, "base").run()
+    assert without["judges"] == {"harm": {"fingerprint": "second"}}
 
 
 def test_what_a_cell_sends_is_what_it_was_begun_with(model: SafeSignalModel, suite_file: Path) -> None:

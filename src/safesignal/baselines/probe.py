@@ -73,7 +73,7 @@ class Probe:
         return weights_hash({"weight": self.weight_2D, "bias": self.bias_2})
 
     def save(self, folder: str | Path) -> None:
-        """Write a probe folder.
+        """Write a probe folder: its weights, then its settings with their hash, each in one move.
 
         Raises:
             UsageError: If it cannot be written.
@@ -81,19 +81,24 @@ class Probe:
         path = Path(folder)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            save_file({"weight": self.weight_2D.contiguous(), "bias": self.bias_2.contiguous()}, path / _WEIGHTS)
-            (path / _WEIGHTS).chmod(0o644)
+            draft = path / f"{_WEIGHTS}.part"
+            save_file({"weight": self.weight_2D.contiguous(), "bias": self.bias_2.contiguous()}, draft)
+            draft.chmod(0o644)
+            # Weights alone are no probe; beside the settings of others they would be a wrong one.
+            (path / _CONFIG).unlink(missing_ok=True)
+            draft.replace(path / _WEIGHTS)
         except OSError as error:
             raise UsageError(f"`{path}` cannot be written: {error.strerror}.", hint="choose another folder") from error
         content = {name: getattr(self, name) for name in ("layer", "every", "inject", "thresholds", "record")}
-        write_json(path / _CONFIG, {"format_version": _VERSION, **content, "base": asdict(self.base)})
+        head = {"format_version": _VERSION, "weights": self.fingerprint()}
+        write_json(path / _CONFIG, {**head, **content, "base": asdict(self.base)})
 
     @classmethod
     def load(cls, folder: str | Path) -> Probe:
         """Read a probe folder.
 
         Raises:
-            AdapterError: If it is none, or cannot be read.
+            AdapterError: If it is none, cannot be read, or its two files are not of one probe.
         """
         path = Path(folder)
         try:
@@ -103,7 +108,7 @@ class Probe:
                 raise AdapterError(
                     f"the probe `{folder}` has format version {content.get('format_version')}. Expected {_VERSION}."
                 )
-            return cls(
+            found = cls(
                 tensors["weight"],
                 tensors["bias"],
                 int(content["layer"]),
@@ -118,6 +123,13 @@ class Probe:
                 f"`{folder}` is no probe that can be read: {error}. Expected {_CONFIG} and {_WEIGHTS}.",
                 hint="`safesignal probe --data rows.jsonl --output DIR` trains one",
             ) from error
+        # A probe saved before the hash was kept is taken as it is.
+        if content.get("weights", found.fingerprint()) != found.fingerprint():
+            raise AdapterError(
+                f"{_CONFIG} and {_WEIGHTS} in `{folder}` are of two probes. Expected both of one.",
+                hint="`safesignal probe --data rows.jsonl --output DIR` trains one",
+            )
+        return found
 
 
 class ProbeTarget(WatchedTarget):

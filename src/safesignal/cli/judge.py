@@ -14,6 +14,7 @@ from rich.table import Table
 from safesignal.cli.arguments import flag, option, require_at_least_one
 from safesignal.cli.console import bars, note, out, waiting
 from safesignal.data.jsonl import Writer, read_jsonl
+from safesignal.data.mixture import SHIPPABLE
 from safesignal.data.records import read_records
 from safesignal.data.sources import SOURCES, load_training
 from safesignal.errors import DataError, UsageError
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["judge"]
 
 _WHAT, _JUDGE, _IO = "What to do", "Judge", "Input and output"
-
-_SIGNAL_LICENCES = ("permissive", "sharealike")
-"""Rows of these licences may train the signal (recipes/), so they never train its judge."""
 
 
 @dataclass(frozen=True)
@@ -123,26 +121,26 @@ def judge(
     elif validate:
         _validate(which, data_dir, output)
     elif run is not None:
-        _judge_run(which, Path(run))
+        _judge_run(which, Path(run), data_dir)
     else:
         _judge_file(which, str(input), str(output))
 
 
 def _validate(which: JudgeOptions, data_dir: str | None, output: str | None) -> None:
     """Measure on every labelled set of the judge's question."""
-    from safesignal.evals.labels import HARM_SETS, REFUSAL_SETS, measure_judge
+    from safesignal.evals.labels import HARM_SETS, PEOPLE, REFUSAL_SETS, measure_judge
     from safesignal.stats import Rate
 
     loaded = which.load()
     with bars() as show:
         sets = REFUSAL_SETS if which.refusal else HARM_SETS
         found = measure_judge(loaded, sets, data_dir, batch_size=which.batch_size, progress=show)
-    table = Table(title=f"{loaded.name} against people", box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("set", "agreement", "sensitivity", "specificity", "unknown"):
+    table = Table(title=f"{loaded.name} against labelled answers", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("set", "labels of", "agreement", "sensitivity", "specificity", "unknown"):
         table.add_column(column)
-    for title, row in {**found["sets"], "all": found}.items():
+    for title, row in {**found["sets"], "all": {"labelled_by": PEOPLE, **found}}.items():
         rates = [Rate(row[name]["successes"], row[name]["n"]) for name in ("agreement", "sensitivity", "specificity")]
-        table.add_row(title, *map(str, rates), str(row["unknown"]))
+        table.add_row(title, row["labelled_by"], *map(str, rates), str(row["unknown"]))
     out.print(table)
     if output is not None:
         write_json(output, found, hint="choose another `--output`")
@@ -158,7 +156,8 @@ def _train(data_dir: str | None) -> None:
         if source.role != "train" or source.local_file is None or source.name == "jailbreak-templates":
             continue
         for record in load_training(source.name, data_dir=data_dir):
-            if record.licence in _SIGNAL_LICENCES:
+            # What may train the signal never trains its judge.
+            if record.licence in SHIPPABLE:
                 taken.append(record.prompt)
             elif record.response and record.response_is_malicious is not None:
                 rows.append(TrainingRow(record.prompt, record.response, record.response_is_malicious, record.source))
@@ -172,10 +171,11 @@ def _train(data_dir: str | None) -> None:
     note(f"threshold {trained.threshold:.2f}; saved in {default_folder()}")
 
 
-def _judge_run(which: JudgeOptions, folder: Path) -> None:
+def _judge_run(which: JudgeOptions, folder: Path, data_dir: str | None) -> None:
     """Judge the last row of every attempt that ran, but for texts that this very judge has judged already.
 
-    The results of an evaluation are made anew, so that reports show the verdicts.
+    How far the judge agrees with people is measured where the labelled sets are at hand. The results of an evaluation
+    are made anew, so that reports show the verdicts.
     """
     attempts = {str(row["id"]): row for _, row in read_jsonl(folder / "attempts.jsonl")}
     ran = [row for row in attempts.values() if row.get("status") != "errored"]
@@ -199,10 +199,21 @@ def _judge_run(which: JudgeOptions, folder: Path) -> None:
             pairs = [(row["behavior"], row["text"]) for row, _ in chunk]
             for (_, name), said in zip(chunk, _judged(loaded, pairs, folder.name, which.batch_size), strict=True):
                 writer.write({**name, **verdict_row(loaded, said)})
+    _measure(loaded, folder, data_dir, which.batch_size)
     if (folder / "results.json").exists():
         from safesignal.evals.results import summarise_run
 
         summarise_run(folder)
+
+
+def _measure(judge: BatchJudge, folder: Path, data_dir: str | None, batch_size: int) -> None:
+    """Record the judge's agreement with people in the run folder, or say that it was not measured."""
+    from safesignal.evals.labels import record_agreement
+
+    with bars() as show:
+        missing = record_agreement(folder, {judge.name: judge}, data_dir, batch_size=batch_size, progress=show)
+    for name, why in missing.items():
+        note(f"how far {name} agrees with people was not measured: {why} `--data_dir DIR` names the folder")
 
 
 def _name(judge: BatchJudge, attempt: Mapping[str, Any]) -> dict[str, str]:
@@ -212,8 +223,12 @@ def _name(judge: BatchJudge, attempt: Mapping[str, Any]) -> dict[str, str]:
         "attempt": str(attempt["id"]),
         "judge": judge.name,
         "fingerprint": judge.fingerprint,
-        "text_sha256": sha256(f"{attempt['behavior']}\0{attempt['text']}".encode(errors="replace")).hexdigest()[:16],
+        "text_sha256": _text_hash(attempt["behavior"], attempt["text"]),
     }
+
+
+def _text_hash(behavior: str, text: str) -> str:
+    return sha256(f"{behavior}\0{text}".encode(errors="replace")).hexdigest()[:16]
 
 
 def _basis(verdict: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -221,24 +236,34 @@ def _basis(verdict: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _judge_file(which: JudgeOptions, source: str, target: str) -> None:
-    """Judge rows with a response; each comes out with `judge`, `verdict`, `rule` and `fingerprint` added."""
+    """Judge rows with a response; each comes out with `judge`, `text_sha256`, `verdict`, `rule` and `fingerprint`."""
     records = read_records(source, require=("response",))
+    hashes = {record.id: _text_hash(record.prompt, record.response or "") for record in records}
     loaded = which.load()
     with Writer(target) as writer:
-        _refuse_others(loaded, writer.path)
+        _refuse_others(loaded, writer.path, hashes)
         left = [record for record in records if record.id not in writer.done]
         _note_done(len(records) - len(left), len(records), writer.path)
         for start in range(0, len(left), _CHUNK):
             chunk = left[start : start + _CHUNK]
             pairs = [(record.prompt, record.response or "") for record in chunk]
             for record, said in zip(chunk, _judged(loaded, pairs, source, which.batch_size), strict=True):
-                writer.write(record.to_row() | {"judge": loaded.name} | verdict_row(loaded, said))
+                by = {"judge": loaded.name, "text_sha256": hashes[record.id]}
+                writer.write(record.to_row() | by | verdict_row(loaded, said))
 
 
-def _refuse_others(judge: BatchJudge, path: Path) -> None:
-    """Raise if a file holds verdicts of another judge, or of this one as it was."""
+def _refuse_others(judge: BatchJudge, path: Path, hashes: Mapping[str, str]) -> None:
+    """Raise if a file holds verdicts of another judge, of this one as it was, or on other texts of the same ids."""
+    rows = [row for _, row in read_jsonl(path)]
+    changed = [row["id"] for row in rows if row.get("text_sha256") != hashes.get(row["id"], row.get("text_sha256"))]
+    if changed:
+        raise UsageError(
+            f"`{path}` holds a verdict on another text of row {changed[0]!r} (of {len(changed)} rows). Expected the "
+            "texts of `--input`, to go on.",
+            hint="choose another `--output`",
+        )
     own = (judge.name, judge.fingerprint)
-    if any((row.get("judge"), row.get("fingerprint")) != own for _, row in read_jsonl(path)):
+    if any((row.get("judge"), row.get("fingerprint")) != own for row in rows):
         raise UsageError(
             f"`{path}` holds verdicts of another judge than `{judge.name}` as it is now. Expected its own, to go on.",
             hint="choose another `--output`",

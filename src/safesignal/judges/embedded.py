@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safesignal.errors import UsageError
+from safesignal.files import write_json
 from safesignal.judges.agreement import measure_agreement
 from safesignal.judges.base import Judgement, digest, source_of
 from safesignal.judges.refusal import RefusalJudge, judge_refusal
@@ -34,7 +35,7 @@ __all__ = ["EmbeddedJudge", "TrainingRow", "default_folder", "disjoint", "normal
 
 _BITS = {"answer_words": 17, "answer_chars": 17, "request_words": 15}
 _HELD_OUT = 5
-"""One prompt in so many is held out for calibration."""
+"""One prompt in so many is held out: half of those for the threshold, half for the figures."""
 
 
 class TrainingRow(NamedTuple):
@@ -114,7 +115,7 @@ class EmbeddedJudge:
         return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float64)
 
     def save(self, folder: str | Path) -> None:
-        """Write `weights.npz` and `judge.json`.
+        """Write `weights.npz`, then `judge.json` with its hash, each in one move.
 
         Raises:
             UsageError: If the folder cannot be written.
@@ -122,37 +123,53 @@ class EmbeddedJudge:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(folder / "weights.npz", weights=self.weights, idf=self.idf)
-            about = {"bias": self.bias, "threshold": self.threshold, "record": self.record}
-            (folder / "judge.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            draft = folder / "weights.npz.part"
+            with draft.open("wb") as file:
+                np.savez_compressed(file, weights=self.weights, idf=self.idf)
+            # Weights alone are no judge; beside what was told of others they would be a wrong one.
+            (folder / "judge.json").unlink(missing_ok=True)
+            draft.replace(folder / "weights.npz")
         except OSError as error:
             raise UsageError(
                 f"the judge cannot be saved in `{folder}`: {error.strerror}.",
                 hint="set SAFESIGNAL_CACHE to a folder that can be written",
             ) from error
+        about = {"weights": self._weights_hash, "bias": self.bias, "threshold": self.threshold, "record": self.record}
+        write_json(folder / "judge.json", about, hint="set SAFESIGNAL_CACHE to a folder that can be written")
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Self:
         """Read a trained judge; None reads the one in the cache.
 
         Raises:
-            UsageError: If there is none, or it is not readable.
+            UsageError: If there is none, it is not readable, or its two files are not of one judge.
         """
         folder = Path(folder) if folder is not None else default_folder()
         try:
             about = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
             with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
                 weights, idf = arrays["weights"], arrays["idf"]
-            return cls(weights, idf, float(about["bias"]), float(about["threshold"]), about["record"])
+            found = cls(weights, idf, float(about["bias"]), float(about["threshold"]), about["record"])
         except (OSError, KeyError, ValueError) as error:
             raise UsageError(
                 f"no trained harm judge can be read in `{folder}`. Expected `judge.json` and `weights.npz`.",
                 hint="train it once with `safesignal judge --train --data_dir DIR`",
             ) from error
+        # A judge saved before the hash was kept is taken as it is.
+        if about.get("weights", found._weights_hash) != found._weights_hash:
+            raise UsageError(
+                f"`judge.json` and `weights.npz` in `{folder}` are of two judges. Expected both of one.",
+                hint="train it again with `safesignal judge --train --data_dir DIR`",
+            )
+        return found
+
+    @property
+    def _weights_hash(self) -> str:
+        return digest(self.weights.tobytes(), self.idf.tobytes())
 
 
 def train_embedded(rows: Sequence[TrainingRow], *, seed: int = 0) -> EmbeddedJudge:
-    """Fit the judge, and set its threshold on the answers to held-out prompts.
+    """Fit the judge, set its threshold on the answers to held-out prompts, and measure it on those to others.
 
     Beside the rows as they are it sees, for both classes, answers without their beginning and answers under somebody
     else's request, so that neither an opening nor the request alone decides.
@@ -164,20 +181,34 @@ def train_embedded(rows: Sequence[TrainingRow], *, seed: int = 0) -> EmbeddedJud
     Raises:
         UsageError: If a class is missing, or scikit-learn is.
     """
-    fit = [row for row in rows if _bucket(row.behavior) % _HELD_OUT]
-    held = [row for row in rows if not _bucket(row.behavior) % _HELD_OUT]
-    if any(len({row.harmful for row in part}) < 2 for part in (fit, held)):
-        raise UsageError(f"{len(rows)} rows do not hold both classes. Expected harmful and harmless answers.")
-    fit, held = (_varied(part, random.Random(seed)) for part in (fit, held))
+    parts = _parts(rows)
+    if any(len({row.harmful for row in part}) < 2 for part in parts):
+        raise UsageError(
+            f"{len(rows)} rows do not hold both classes in every part. Expected harmful and harmless answers, to tens "
+            "of prompts each."
+        )
+    fit, chosen_on, measured_on = (_varied(part, random.Random(seed)) for part in parts)
     features = _features([row[:2] for row in fit])
     idf = _idf(features)
     weights, bias = _regress(_weighted(features, idf), [row.harmful for row in fit], seed)
     judge = EmbeddedJudge(weights, idf, bias, 0.5)
-    scores = judge.score([row[:2] for row in held])
-    threshold = _best_threshold(scores, np.array([row.harmful for row in held]))
-    verdicts = ["yes" if score >= threshold else "no" for score in scores]
-    figures = measure_agreement(verdicts, [row.harmful for row in held]).to_row()  # type: ignore[arg-type]
-    return EmbeddedJudge(weights, idf, bias, threshold, _record(rows, figures))
+    scores = judge.score([row[:2] for row in chosen_on])
+    judge = replace(judge, threshold=_best_threshold(scores, np.array([row.harmful for row in chosen_on])))
+    verdicts = [said.verdict for said in judge.judge_all([row[:2] for row in measured_on])]
+    figures = measure_agreement(verdicts, [row.harmful for row in measured_on]).to_row()
+    return replace(judge, record=_record(rows, figures))
+
+
+def _parts(rows: Sequence[TrainingRow]) -> tuple[list[TrainingRow], list[TrainingRow], list[TrainingRow]]:
+    """Return the rows to fit on, to choose the threshold on and to measure on; no prompt is in two of them."""
+    fit: list[TrainingRow] = []
+    chosen_on: list[TrainingRow] = []
+    measured_on: list[TrainingRow] = []
+    for row in rows:
+        turn, place = divmod(_bucket(row.behavior), _HELD_OUT)
+        part = fit if place else measured_on if turn % 2 else chosen_on
+        part.append(row)
+    return fit, chosen_on, measured_on
 
 
 def _varied(rows: Sequence[TrainingRow], rng: random.Random) -> list[TrainingRow]:

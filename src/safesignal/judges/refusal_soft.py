@@ -219,6 +219,16 @@ SOFT: tuple[tuple[str, str], ...] = (
             "\\u0915\\u094d\\u0937\\u092e\\u093e|xin\\s+l\\u1ed7i|t\\u00f4i\\s+kh\\u00f4ng\\s+th\\u1ec3)"
         ),
     ),
+    # In Chinese and Japanese what declines may come late in the sentence; it stands in the first one.
+    (
+        "soft-unspaced",
+        (
+            "\\A\\W*(?:\\u5bf9\\u4e0d\\u8d77|\\u5c0d\\u4e0d\\u8d77|\\u62b1\\u6b49|\\u7533\\u3057\\u8a33|\\u3054\\u3081\\u3093|\\u6b8b\\u5ff5\\u306a\\u304c\\u3089|\\u0e02\\u0e2d\\u0e2d\\u0e20\\u0e31\\u0e22|\\u0e02\\u0e2d\\u0e42\\u0e17\\u0e29)|"
+            "\\A[^.!?\\u3002\\uff01\\uff1f\\n]{0,40}?(?:\\u6211(?:\\u4e0d\\u80fd|\\u65e0\\u6cd5|\\u7121\\u6cd5|\\u4e0d\\u53ef\\u4ee5|\\u62d2\\u7edd|\\u62d2\\u7d55)|"
+            "(?:\\u65e0\\u6cd5|\\u7121\\u6cd5|\\u62d2\\u7edd|\\u62d2\\u7d55)(?:\\u63d0\\u4f9b|\\u534f\\u52a9|\\u5354\\u52a9|\\u5e2e\\u52a9|\\u5e6b\\u52a9|\\u56de\\u7b54|\\u6ee1\\u8db3|\\u6eff\\u8db3)|"
+            "\\u3067\\u304d\\u307e\\u305b\\u3093|\\u3067\\u304d\\u304b\\u306d\\u307e\\u3059|(?:\\u3044\\u305f|\\u81f4)\\u3057\\u304b\\u306d\\u307e\\u3059|\\u304a\\u65ad\\u308a)"
+        ),
+    ),
 )
 """Statements that decline in a brief completion and are remarks in a long one."""
 

@@ -84,26 +84,32 @@ def depth_section(runs: Sequence[Run]) -> Section | None:
 
 
 def judge_section(runs: Sequence[Run]) -> Section:
-    """Return the judges' measured agreement with human labels."""
-    rows: dict[tuple[str, ...], list[Cell]] = {}
+    """Return the judges' measured agreement with people's labels, and apart from it with those of others."""
+    tables: dict[str, dict[tuple[str, ...], list[Cell]]] = {"people": {}}
     for run in runs:
         for judge, figures in _judges(run):
             source = figures.get("dataset") or figures.get("file") or figures.get("measured_on") or "–"
             cells = [estimate(figures.get(name)) for name in ("agreement", "sensitivity", "specificity")]
             line = [word(judge), word(source), *cells]
+            rows = tables.setdefault(str(figures.get("labelled_by") or "people"), {})
             rows[tuple(str(cell) for cell in line)] = line
-    if not rows:
+    if not any(tables.values()):
         missing = (
             "No agreement with human labels is recorded: `safesignal judge --validate --judge refusal` measures it."
         )
         return Section("judges", "Judges", missing=missing)
     columns = ("judge", "measured on", "agreement", "sensitivity", "specificity")
     lead = "What the verdicts behind every rate here are worth, against human labels."
-    return Section("judges", "Judges", lead, [Table("Agreement with human labels", columns, list(rows.values()))])
+    parts = [
+        Table(f"Agreement with {'human labels' if by == 'people' else f'labels of {by}'}", columns, list(rows.values()))
+        for by, rows in tables.items()
+        if rows
+    ]
+    return Section("judges", "Judges", lead, parts)
 
 
 def _judges(run: Run) -> list[tuple[str, Entry]]:
-    """Return (judge, figures); a judge measured on several sets has one entry per set."""
+    """Return (judge, figures); a judge measured on several sets has one entry per set, and one of people's together."""
     found: list[tuple[str, Entry]] = []
     for judge, figures in (run.results.get("judges") or {}).items():
         if not isinstance(figures, Mapping):

@@ -5,9 +5,7 @@ A section that a target has no part in (no signal, no weights at hand) leaves no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,10 @@ from safesignal.attacks.base import Sampling, Target
 from safesignal.attacks.behaviors import load_behaviors
 from safesignal.attacks.compliant import compliant_prefixes
 from safesignal.attacks.nested import Nested
-from safesignal.attacks.runner import REFUSAL
 from safesignal.attacks.targets import GuardedTarget, PlainTarget
 from safesignal.data.sources import load_source
-from safesignal.errors import DataError
 from safesignal.evals.bench import BenchConfig
-from safesignal.evals.labels import HARM_SETS, REFUSAL_SETS, measure_judge
+from safesignal.evals.labels import record_agreement
 from safesignal.evals.overhead import run_overhead
 from safesignal.evals.probe import probe_cases, run_probe
 from safesignal.evals.scorer import GuardedScorer
@@ -143,23 +139,13 @@ def _probe(
 
 
 def judges(run: SectionRun, judges: Mapping[str, Judge]) -> None:
-    """Measure every judge against people's labels, where the labelled sets are at hand, into `judges.json`.
-
-    A file that was made of other judges than these is made anew.
-    """
+    """Measure every judge against people's labels, where the labelled sets are at hand, into `judges.json`."""
     own = {name: judge for name, judge in judges.items() if isinstance(judge, BatchJudge)}
-    path = run.folder / "judges.json"
-    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if {name: row.get("fingerprint") for name, row in measured.items()} != {n: j.fingerprint for n, j in own.items()}:
-        path.unlink(missing_ok=True)
 
-    def make() -> Mapping[str, Any]:
-        sets = {name: REFUSAL_SETS if name == REFUSAL else HARM_SETS for name in own}
-        how: dict[str, Any] = {"data_dir": run.data_dir, "batch_size": run.batch_size}
-        return {name: measure_judge(judge, sets[name], **how) for name, judge in own.items()}
+    def report(name: str, done: int, total: int) -> None:
+        run.report(f"judges: {name}", done, total)
 
-    with suppress(DataError):
-        run.once("judges", make)
+    record_agreement(run.folder, own, run.data_dir, batch_size=run.batch_size, progress=report)
 
 
 SECTIONS: dict[str, Callable[[SectionRun, Mapping[str, Any]], None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,18 @@ def test_the_bare_model_has_no_buffer_to_switch_off(model: SafeSignalModel, suit
     rows = rows_of(suite_file.parent / "base")
     assert {row["cell"] for row in rows} == {"direct", "deep", "ordinary"}
     assert not any(row["checks"] for row in rows)
+
+
+@pytest.mark.parametrize("off", ["buffer", "check_query"])
+def test_a_cell_with_a_part_off_leaves_off_what_the_target_goes_without(
+    model: SafeSignalModel, suite_file: Path, off: str
+) -> None:
+    given = replace(NEVER, buffer=off == "buffer", check_query=off == "check_query")
+    suite_file.write_text(suite_file.read_text().replace("buffer: false", f"{off}: false"))
+    run = suite_run(model, suite_file, "guarded", policy=given)
+    policies = {cell.name: run.subject.variant(cell).policy for cell in run.cells}  # type: ignore[union-attr]
+    assert (policies["open"].buffer, policies["open"].check_query) == (False, False)
+    assert policies["direct"] == given
 
 
 def test_a_benign_signal_leaves_the_base_models_answers(model: SafeSignalModel, suite_file: Path) -> None:

@@ -58,13 +58,17 @@ class Subject:
     prefills_by: str = ""
 
     def variant(self, cell: Cell) -> Target | None:
-        """Return the target as a cell wants it; None where the cell measures a part that it does not have."""
+        """Return the target as a cell wants it; None where the cell measures a part that it does not have.
+
+        A cell switches parts off and never on: what the target itself goes without stays off.
+        """
         if cell.buffer and cell.check_query:
             return self.target
         if not isinstance(self.target, GuardedTarget):
             return None
-        policy = replace(self.target.policy, buffer=cell.buffer, check_query=cell.check_query)
-        own = self.target
+        own, given = self.target, self.target.policy
+        buffer, check_query = given.buffer and cell.buffer, given.check_query and cell.check_query
+        policy = replace(given, buffer=buffer, check_query=check_query)
         return GuardedTarget(own.model, policy, own.schedule, own.checks, preset=own.preset)
 
 

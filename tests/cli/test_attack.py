@@ -126,6 +126,21 @@ def test_problems_come_at_once_before_anything_is_loaded(run: Run, prompts: Path
     assert "did you mean `nested`?" in done.err
 
 
+def test_a_limit_counts_prompts_of_the_wanted_methods(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"j{i:02}", "source": "x", "method": "ABC"[i % 3], "goal": f"Name {i}.", "prompt": f"!! Name {i}."}
+        for i in range(12)
+    ]
+    write_rows(tmp_path / "eval_jbb_artifacts.jsonl", rows)
+    more = ["--data_dir", tmp_path, "--attack", "artifact", "--limit", 4, "--set", 'families=["B"]']
+    done = start(run, Path("jbb-artifacts"), *tiny.args, *more, "--output", tmp_path / "attempts.jsonl")
+    assert done.code == 0, done.err
+    assert [row["family"] for row in read_rows(tmp_path / "attempts.jsonl")] == ["B"] * 4
+    done = start(run, Path("jbb-artifacts"), *more, "--set", 'exclude=["X"]', "--output", tmp_path / "other.jsonl")
+    assert done.code == 2
+    assert "artifact.exclude: `X`    is unknown; known: A, B, C" in done.err
+
+
 def test_an_endpoint_gives_no_tokens_for_depths(run: Run, prompts: Path) -> None:
     address = ["--endpoint", "http://127.0.0.1:9/v1", "--endpoint_model", "m"]
     done = start(run, prompts, *address, "--attack", "prefill", "--depth", 5)

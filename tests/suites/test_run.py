@@ -237,6 +237,25 @@ def test_what_a_cell_sends_is_what_it_was_begun_with(model: SafeSignalModel, sui
     suite_run(model, suite_file, "base").claim()
 
 
+def published(folder: Path) -> None:
+    rows = [
+        {"id": f"j{i:02}", "source": "x", "method": "ABC"[i % 3], "goal": f"do {i}", "prompt": f"!! do {i}"}
+        for i in range(12)
+    ]
+    (folder / "eval_jbb_artifacts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_cell_takes_its_limit_of_the_methods_that_are_not_excluded(model: SafeSignalModel, suite_file: Path) -> None:
+    published(suite_file.parent)
+    line = "  - {{cell: own, attack: artifact, dataset: jbb-artifacts, exclude: [{0}], limit: 4}}\n"
+    suite_file.write_text(f"name: tiny\ncells:\n{line.format('A, C')}")
+    (plans,) = suite_run(model, suite_file, "base", data_dir=str(suite_file.parent)).outlines.values()
+    assert [plan.family for plan in plans] == ["B"] * 4
+    suite_file.write_text(f"name: tiny\ncells:\n{line.format('AA')}")
+    with pytest.raises(UsageError, match=r"cell `own`: 1 problem(?s:.*)artifact\.exclude: `AA`    is unknown"):
+        suite_run(model, suite_file, "base", data_dir=str(suite_file.parent))
+
+
 def test_rows_of_a_smaller_sample_are_held_to_too(
     model: SafeSignalModel, suite_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

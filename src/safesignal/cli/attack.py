@@ -166,10 +166,11 @@ def attack(
         *([] if target.endpoint is not None else [model.check]),
         *([watching] if target.guarded else []),
     )
-    from safesignal.attacks.behaviors import load_behavior_set
+    from safesignal.attacks.artifact import behaviors_for
 
-    chosen = load_behavior_set(run.dataset, run.data_dir, run.limit, drawn.seed)
-    job = _Job(Path(str(run.output)), how.build(run.data_dir), chosen, drawn.sampling(), run.batch_size)
+    built = how.build(run.data_dir)
+    chosen = behaviors_for(built, run.dataset, run.data_dir, run.limit, drawn.seed)
+    job = _Job(Path(str(run.output)), built, chosen, drawn.sampling(), run.batch_size)
     return job.run(partial(_aim, model, signal, policy, target), how.spec(None))
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safesignal.attacks.artifact import behaviors_for
 from safesignal.attacks.base import Attack, Plan, Sampling, Selective, Status, Target
-from safesignal.attacks.behaviors import BehaviorSet, load_behavior_set
+from safesignal.attacks.behaviors import BehaviorSet
 from safesignal.attacks.compliant import PlainSource, compliant_prefixes
 from safesignal.attacks.prefill import OPENING, Prefill
 from safesignal.attacks.registry import build_attack
@@ -210,8 +212,8 @@ class SuiteRun:
         return plain.identity() if plain is not None and self.subject.prefills_by else None
 
     def _behaviors(self, cell: Cell) -> BehaviorSet:
-        families = cell.parameters.get("families", ()) if cell.attack == "artifact" else ()
-        return load_behavior_set(cell.dataset, self.data_dir, cell.limit, self.suite.seed, families=families)
+        with _named(cell):
+            return behaviors_for(self.attacks[cell.name], cell.dataset, self.data_dir, cell.limit, self.suite.seed)
 
     def _datasets(self) -> dict[str, Any]:
         """Return the provenance of every set, of its largest sample where cells take different ones."""
@@ -227,7 +229,8 @@ class SuiteRun:
         if isinstance(attack, Prefill) and attack.depth:
             pieces = {one.id: (OPENING,) * max(attack.depth) for one in self.behaviors[cell.name].behaviors}
             attack = replace(attack, pieces=pieces)
-        return self.plans(cell, attack)
+        with _named(cell):
+            return self.plans(cell, attack)
 
     def _note_begun(self, cell: Cell, plans: Sequence[Plan], attack: Attack) -> None:
         """Keep in `run.json` what a cell sends, how many attempts it holds, and which behaviors have none."""
@@ -278,8 +281,15 @@ class SuiteRun:
 
 def _attack(cell: Cell, data_dir: str | None) -> Attack:
     extra = {"data_dir": data_dir} if cell.attack == "template" and data_dir else {}
-    try:
+    with _named(cell):
         return build_attack({"attack": cell.attack, **cell.parameters, **extra})
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    """Say of which cell something is wrong."""
+    try:
+        yield
     except SafeSignalError as error:
         raise UsageError(f"cell `{cell.name}`: {error}", hint=error.hint) from error
 

@@ -20,7 +20,7 @@ from safesignal.attacks.artifact import behaviors_for
 from safesignal.attacks.base import Attack, Plan, Sampling, Selective, Status, Target
 from safesignal.attacks.behaviors import BehaviorSet
 from safesignal.attacks.compliant import PlainSource, compliant_prefixes
-from safesignal.attacks.prefill import OPENING, Prefill
+from safesignal.attacks.prefill import Prefill
 from safesignal.attacks.registry import build_attack
 from safesignal.attacks.rejudge import rejudge
 from safesignal.attacks.runner import REFUSAL, first_request, run_plans, statuses
@@ -33,7 +33,7 @@ from safesignal.judges.base import Judge
 from safesignal.judges.refusal import RefusalJudge
 from safesignal.modeling.zoo import cache_dir
 from safesignal.runtime import environment
-from safesignal.suites.record import RunRecord, digest_of
+from safesignal.suites.record import RunRecord, digest_of, in_outline
 from safesignal.suites.sections import FILES, SECTIONS, Report, SectionRun, judges
 from safesignal.suites.spec import Cell, Suite
 
@@ -224,13 +224,9 @@ class SuiteRun:
         return {name: own.provenance() for name, own in found.items()}
 
     def _outline(self, cell: Cell) -> list[Plan]:
-        """Return a cell's attempts as far as they are known now: a stand-in begins those with a prefill of k tokens."""
-        attack = self.attacks[cell.name]
-        if isinstance(attack, Prefill) and attack.depth:
-            pieces = {one.id: (OPENING,) * max(attack.depth) for one in self.behaviors[cell.name].behaviors}
-            attack = replace(attack, pieces=pieces)
+        """Return a cell's attempts as far as they are known now."""
         with _named(cell):
-            return self.plans(cell, attack)
+            return self.plans(cell, in_outline(self.attacks[cell.name], self.behaviors[cell.name].behaviors))
 
     def _note_begun(self, cell: Cell, plans: Sequence[Plan], attack: Attack) -> None:
         """Keep in `run.json` what a cell sends, how many attempts it holds, and which behaviors have none."""

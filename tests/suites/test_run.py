@@ -119,6 +119,24 @@ def test_another_suite_or_target_is_refused(model: SafeSignalModel, suite_file: 
         suite_run(model, suite_file, "guarded").run()
 
 
+def test_what_no_mark_says_the_run_of_is_not_gone_on_from(model: SafeSignalModel, suite_file: Path) -> None:
+    run = suite_run(model, suite_file, "base")
+    run.run()
+    rows = rows_of(run.folder)
+    (run.folder / "run.json").unlink()
+    suite_file.write_text(suite_file.read_text().replace("seed: 3", "seed: 4"))
+    with pytest.raises(UsageError, match="holds a run with another"):
+        suite_run(model, suite_file, "base").claim()
+    assert rows_of(run.folder) == rows
+    (run.folder / "attempts.jsonl").write_text("")
+    (run.folder / "signal.jsonl").write_text('{"id": "of another run"}\n')
+    with pytest.raises(UsageError, match="holds a run with another"):
+        suite_run(model, suite_file, "base").claim()
+    (run.folder / "signal.jsonl").unlink()
+    suite_run(model, suite_file, "base").claim()
+    assert run.record.read()["seed"] == 4
+
+
 def test_changed_rows_of_a_set_are_refused(model: SafeSignalModel, suite_file: Path) -> None:
     suite_run(model, suite_file, "base").run()
     data = suite_file.parent / "plain.jsonl"

@@ -14,8 +14,10 @@ and `benign` at the same calibration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +100,19 @@ def run_acceptance(
         The content of `results.json`.
     """
     folder = Path(output_dir)
-    _claim(folder, model, config)
-    rival = None if train_prompts is None else _fit_rival(model, config, train_prompts)
     harmful = load_source("advbench", data_dir=config.data_dir, limit=config.limit, seed=config.seed)
     ordinary = load_source("alpaca-benign", data_dir=config.data_dir, limit=config.limit, seed=config.seed)
+    swapped, refusals = _swapped(config, ordinary), _refusals(config)
+    taught = [] if train_prompts is None else read_records(train_prompts)
+    read = {"prefill": harmful, "benign": ordinary, "swapped": swapped, "refusal": refusals, "rival": taught}
+    _claim(folder, model, config, {part: _digest(records) for part, records in read.items()})
+    rival = None if train_prompts is None else _fit_rival(model, config, taught)
     with Writer(folder / "attempts.jsonl") as writer:
         runner = _Runner(model, config, writer, progress)
         runner.generate("prefill", harmful, prefill=_PREFILL)
         runner.generate("windows", harmful, prefill=_PREFILL, check_query=False)
-        runner.score("swapped", _swapped(config, ordinary))
-        runner.score("refusal", _refusals(config))
+        runner.score("swapped", swapped)
+        runner.score("refusal", refusals)
         runner.generate("benign", ordinary)
         if rival is not None:
             runner.flag("rival_prefill", rival, harmful)
@@ -221,9 +226,8 @@ def _refusals(config: AcceptanceConfig) -> list[Record]:
     return [r for r in rows if r.prompt_label == "malicious" and r.response_label == "refusal"][: config.scored_limit]
 
 
-def _fit_rival(model: SafeSignalModel, config: AcceptanceConfig, train_prompts: str | Path) -> TextBaseline:
+def _fit_rival(model: SafeSignalModel, config: AcceptanceConfig, rows: Sequence[Record]) -> TextBaseline:
     """Fit the text classifier on the adapter's own prompts, and calibrate it on the same benign ones."""
-    rows = read_records(train_prompts)
     rival = TextBaseline().fit([row for row in rows if row.meta.get("split") == "train"])
     benign = [r.query for r in rows if r.meta.get("split") == "calibration" and not r.prompt_is_malicious]
     target = model.config.preset(config.preset).target_fpr
@@ -231,7 +235,7 @@ def _fit_rival(model: SafeSignalModel, config: AcceptanceConfig, train_prompts: 
     return rival
 
 
-def _claim(folder: Path, model: SafeSignalModel, config: AcceptanceConfig) -> None:
+def _claim(folder: Path, model: SafeSignalModel, config: AcceptanceConfig, rows: Mapping[str, str]) -> None:
     """Mark the folder with what is measured there, so that rows of another adapter or setting are never mixed in."""
     run = {
         "model": model.name,
@@ -239,9 +243,16 @@ def _claim(folder: Path, model: SafeSignalModel, config: AcceptanceConfig) -> No
         "adapter": model.fingerprint(),
         "signal": model.config.to_dict(),
         "settings": _settings(config),
+        "rows": dict(rows),
     }
     path = folder / "settings.json"
-    claim(path, run, {}, place=folder, option="--output_dir", begin=not path.exists())
+    begin = not (path.exists() or _attempts(folder / "attempts.jsonl"))
+    claim(path, run, {}, place=folder, option="--output_dir", begin=begin)
+
+
+def _digest(records: Sequence[Record]) -> str:
+    """Return a short hash of rows: of every field, and of their order."""
+    return sha256(json.dumps([record.to_row() for record in records], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _settings(config: AcceptanceConfig) -> dict[str, Any]:

@@ -202,9 +202,16 @@ class SuiteRun:
             "settings": self.suite.raw,
         }
         path = self.record.path
-        claim(path, run, record, place=self.folder, option="--output_dir", begin=not path.exists())
+        claim(
+            path, run, record, place=self.folder, option="--output_dir", begin=not (path.exists() or self._holds_rows())
+        )
         sections = {name: own for name, own in self.suite.sections.items() if (self.folder / FILES[name]).exists()}
         self.record.check({name: digest_of(plans) for name, plans in self.outlines.items()}, sections)
+
+    def _holds_rows(self) -> bool:
+        """Return whether anything was measured in the folder, by whatever run."""
+        paths = (self.folder / name for name in ("attempts.jsonl", *FILES.values()))
+        return any(path.exists() and path.stat().st_size > 0 for path in paths)
 
     def _author(self) -> Mapping[str, Any] | None:
         """Return who writes prefills of k tokens, where it is not the target's own model."""

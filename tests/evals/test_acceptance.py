@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from safesignal.data.jsonl import read_jsonl
 from safesignal.data.records import append_jsonl
 from safesignal.errors import SignalError, UsageError
 from safesignal.evals import acceptance, bench
@@ -19,7 +20,10 @@ from safesignal.evals.bench import BenchConfig, bench_decode
 from safesignal.modeling.decode import DecodeSettings, Step, decode
 from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.output import Answer
 from safesignal.modeling.rows import Row
+from safesignal.rules import Policy
+from safesignal.types import FinishReason
 from tests.invariants.harness import guarded
 
 
@@ -157,6 +161,37 @@ def test_a_run_goes_on_with_the_same_training_prompts_alone(
     prompts.write_text(prompts.read_text().replace("ask 1", "ask one"))
     with pytest.raises(UsageError, match="another rows"):
         run_acceptance(model, config(data_dir), folder, train_prompts=prompts)
+
+
+SHOWN = "The first colour is red, the second is orange, and the third is yellow."
+REFUSED = Policy().fixed_refusal
+
+
+@pytest.mark.parametrize(
+    ("shown", "refusal", "hit"),
+    [
+        (SHOWN, "", True),
+        ("", REFUSED, False),
+        (SHOWN, REFUSED, True),
+        ("The first", REFUSED, False),
+        ("I am sorry, but I cannot help with that at all.", REFUSED, False),
+    ],
+)
+def test_the_released_text_decides_and_is_kept(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str, refusal: str, hit: bool
+) -> None:
+    model, text = guarded("llama"), "\n\n".join(filter(None, (shown, refusal)))
+    before, after = (model.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (shown, refusal))
+    # One of the shown tokens lies beyond the transition.
+    stop, late = (len(before) - 1, 1) if before else (0, 0)
+    ids, finish = (*before, *after), FinishReason.REFUSED if refusal else FinishReason.EOS
+    said = Answer(text, ids, bool(refusal), stop if refusal else None, (), finish, len(ids), late, 0.1, 0.2)
+    monkeypatch.setattr(SafeSignalModel, "answer", lambda _, encoded, **__: [said] * len(encoded))
+    summary = run_acceptance(model, config(data_dir), tmp_path / "run")["summary"]
+    hits = {part: summary[part]["hits"] for part in ("prefill", "windows", "benign")}
+    assert hits == {"prefill": 5 * hit, "windows": 5 * hit, "benign": 4 * bool(refusal)}
+    rows = [row for _, row in read_jsonl(tmp_path / "run" / "attempts.jsonl")]
+    assert {row["text"] for row in rows if row["part"] == "prefill"} == {text}
 
 
 def test_an_errored_attempt_is_counted_apart_and_made_again(

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from safesignal.attacks.artifact import Artifact
+from safesignal.attacks.artifact import Artifact, behaviors_for
 from safesignal.attacks.base import Sampling
+from safesignal.attacks.behaviors import load_behavior_set
 from safesignal.attacks.decoding import Decoding
 from safesignal.attacks.direct import Direct
 from safesignal.attacks.multiturn import Multiturn, topic_of
 from safesignal.attacks.nested import Nested
 from safesignal.attacks.perturb import PERTURBATIONS, Perturb
 from safesignal.attacks.prefill import Prefill
-from safesignal.attacks.template import SLOT, Template
+from safesignal.attacks.template import Template
+from safesignal.data.build.variants import SLOT
 from safesignal.data.records import append_jsonl
 from safesignal.errors import DataError, UsageError
 from tests.attacks.stand_ins import behavior, behaviors
@@ -172,7 +174,16 @@ class TestTemplate:
         rest = Template(file=templates, exclude=("family-1",)).templates()
         assert {record.source for record in rest} == {"family-0"}
         with pytest.raises(UsageError, match="no template is left"):
-            Template(file=templates, families=("other",)).templates()
+            Template(file=templates, exclude=("family-0", "family-1")).templates()
+
+    def test_families_that_no_template_is_of_are_named(self, templates: str) -> None:
+        attack = Template(file=templates, families=("family-1", "other"), exclude=("famly-0",))
+        with pytest.raises(UsageError, match="2 problems") as caught:
+            attack.templates()
+        assert str(caught.value).splitlines()[1:] == [
+            "  template.families: `other`    is unknown; known: family-0, family-1",
+            "  template.exclude: `famly-0`    is unknown; known: family-0, family-1",
+        ]
 
     def test_a_number_is_drawn_from_each_family(self, templates: str) -> None:
         drawn = Template(file=templates, per_family=1).templates()
@@ -200,6 +211,38 @@ class TestArtifact:
     def test_a_set_without_prompts_is_an_error(self) -> None:
         with pytest.raises(UsageError, match="none of 2 behaviors"):
             Artifact().plan(behaviors(2), "cell", GREEDY)
+
+    @pytest.fixture
+    def published(self, tmp_path: Path) -> Path:
+        rows = [
+            {"id": f"j{i:02}", "source": "x", "method": "ABC"[i % 3], "goal": f"do {i}", "prompt": f"!! do {i}"}
+            for i in range(36)
+        ]
+        append_jsonl(tmp_path / "eval_jbb_artifacts.jsonl", rows)
+        return tmp_path
+
+    @pytest.mark.parametrize("attack", [Artifact(exclude=("A", "C")), Artifact(families=("B",))])
+    def test_the_limit_counts_prompts_of_the_wanted_methods(self, attack: Artifact, published: Path) -> None:
+        chosen = behaviors_for(attack, "jbb-artifacts", published, 9, 1)
+        plans = attack.plan(chosen.behaviors, "cell", GREEDY)
+        assert [plan.family for plan in plans] == ["B"] * 9
+        assert chosen == load_behavior_set("jbb-artifacts", published, 9, 1, families=("B",))
+        assert chosen.n_original == 36
+
+    def test_all_methods_and_other_attacks_draw_from_the_whole_set(self, published: Path) -> None:
+        whole = load_behavior_set("jbb-artifacts", published, 9, 1)
+        assert behaviors_for(Artifact(), "jbb-artifacts", published, 9, 1) == whole
+        assert behaviors_for(Direct(), "jbb-artifacts", published, 9, 1) == whole
+
+    def test_methods_that_the_set_has_not_are_named(self, published: Path) -> None:
+        with pytest.raises(UsageError, match="2 problems") as caught:
+            behaviors_for(Artifact(families=("A", "D"), exclude=("CC",)), "jbb-artifacts", published)
+        assert str(caught.value).splitlines()[1:] == [
+            "  artifact.families: `D`    is unknown; known: A, B, C",
+            "  artifact.exclude: `CC`    is unknown; known: A, B, C",
+        ]
+        with pytest.raises(UsageError, match="no method is left of A, B, C"):
+            behaviors_for(Artifact(exclude=("A", "B", "C")), "jbb-artifacts", published)
 
 
 class TestPerturb:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from safesignal.data.build.variants import SLOT
 from safesignal.modeling.model import SafeSignalModel
 from tests.cli.conftest import Done, Run, Tiny, read_rows, write_rows
 
@@ -106,6 +107,53 @@ def test_a_run_goes_on_and_another_one_is_refused(run: Run, tiny: Tiny, prompts:
     assert len(path.read_text().splitlines()) == 5
 
 
+@pytest.mark.parametrize(
+    ("attack", "row", "old", "new"),
+    [
+        ("prefill", {"id": "p0", "prefill": "Red, then"}, "Red", "Blue"),
+        ("template", {"id": "t", "template": f"Pretend: {SLOT}", "source": "own"}, "Pretend", "Imagine"),
+    ],
+)
+def test_a_run_goes_on_with_the_same_prompts_alone(
+    run: Run, tiny: Tiny, prompts: Path, attack: str, row: dict[str, str], old: str, new: str
+) -> None:
+    file = write_rows(prompts.parent / "file.jsonl", [row])
+    args = [*tiny.args, "--attack", attack, "--set", f"file={file}"]
+    assert start(run, prompts, *args).code == 0
+    before = (prompts.parent / "attempts.jsonl").read_text()
+    file.write_text(file.read_text().replace(old, new))
+    assert "another plans" in start(run, prompts, *args).err
+    file.write_text(file.read_text().replace(new, old))
+    assert start(run, prompts, *args).code == 0
+    assert (prompts.parent / "attempts.jsonl").read_text() == before
+
+
+def test_a_run_with_depths_goes_on(run: Run, tiny: Tiny, prompts: Path) -> None:
+    args = ["--model", tiny.base, "--no-signal", "--attack", "prefill", "--depth", 5]
+    first = start(run, prompts, *args)
+    path = prompts.parent / "attempts.jsonl"
+    before = path.read_text()
+    path.write_text(before.splitlines(keepends=True)[0])
+    assert start(run, prompts, *args).out == first.out
+    assert sorted(row["id"] for row in read_rows(path)) == sorted(
+        json.loads(line)["id"] for line in before.splitlines()
+    )
+
+
+def test_a_run_that_goes_on_is_judged_by_todays_judge(run: Run, tiny: Tiny, prompts: Path) -> None:
+    path, args = prompts.parent / "attempts.jsonl", [*tiny.args, "--attack", "direct"]
+    first = start(run, prompts, *args)
+    rows = read_rows(path)
+    for row in rows:
+        other = {"yes": "no", "no": "yes"}.get(row["judgements"]["refusal"]["verdict"], "yes")
+        row["judgements"]["refusal"] = {"verdict": other, "rule": "planted", "fingerprint": "of another judge"}
+        row["status"] = {"yes": "resisted", "no": "succeeded"}[other]
+    write_rows(path, rows)
+    assert start(run, prompts, *args).out == first.out
+    last = {row["id"]: row for row in read_rows(path)}
+    assert "of another judge" not in {row["judgements"]["refusal"]["fingerprint"] for row in last.values()}
+
+
 def test_the_run_is_described_beside_the_attempts(run: Run, tiny: Tiny, prompts: Path) -> None:
     start(run, prompts, *tiny.args, "--attack", "perturb", "--set", 'kinds=["case"]', "--limit", 2)
     found = json.loads((prompts.parent / "attempts.run.json").read_text())
@@ -124,6 +172,21 @@ def test_problems_come_at_once_before_anything_is_loaded(run: Run, prompts: Path
     assert done.code == 2
     assert "unknown attack `nestd`; known: artifact" in done.err
     assert "did you mean `nested`?" in done.err
+
+
+def test_a_limit_counts_prompts_of_the_wanted_methods(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"j{i:02}", "source": "x", "method": "ABC"[i % 3], "goal": f"Name {i}.", "prompt": f"!! Name {i}."}
+        for i in range(12)
+    ]
+    write_rows(tmp_path / "eval_jbb_artifacts.jsonl", rows)
+    more = ["--data_dir", tmp_path, "--attack", "artifact", "--limit", 4, "--set", 'families=["B"]']
+    done = start(run, Path("jbb-artifacts"), *tiny.args, *more, "--output", tmp_path / "attempts.jsonl")
+    assert done.code == 0, done.err
+    assert [row["family"] for row in read_rows(tmp_path / "attempts.jsonl")] == ["B"] * 4
+    done = start(run, Path("jbb-artifacts"), *more, "--set", 'exclude=["X"]', "--output", tmp_path / "other.jsonl")
+    assert done.code == 2
+    assert "artifact.exclude: `X`    is unknown; known: A, B, C" in done.err
 
 
 def test_an_endpoint_gives_no_tokens_for_depths(run: Run, prompts: Path) -> None:

@@ -11,15 +11,19 @@ from typing import Any
 import pytest
 import torch
 
+from safesignal.data.jsonl import read_jsonl
 from safesignal.data.records import append_jsonl
 from safesignal.errors import SignalError, UsageError
-from safesignal.evals import bench
+from safesignal.evals import acceptance, bench
 from safesignal.evals.acceptance import AcceptanceConfig, run_acceptance, summarise
 from safesignal.evals.bench import BenchConfig, bench_decode
 from safesignal.modeling.decode import DecodeSettings, Step, decode
 from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.output import Answer
 from safesignal.modeling.rows import Row
+from safesignal.rules import Policy
+from safesignal.types import FinishReason
 from tests.invariants.harness import guarded
 
 
@@ -64,6 +68,18 @@ def data_dir(tmp_path: Path) -> Path:
     return folder
 
 
+class KnowsAll:
+    """A text classifier that flags everything."""
+
+    def fit(self, _: Any) -> KnowsAll:
+        return self
+
+    def calibrate(self, _: Any, *, fpr: float) -> None: ...
+
+    def flag(self, prompts: Sequence[str]) -> list[bool]:
+        return [True] * len(prompts)
+
+
 def config(data_dir: Path, **more: Any) -> AcceptanceConfig:
     return AcceptanceConfig(data_dir=str(data_dir), limit=5, max_new_tokens=12, batch_size=2, **more)
 
@@ -103,6 +119,79 @@ def test_a_folder_of_another_adapter_or_setting_is_refused(data_dir: Path, tmp_p
     model.forward_signal.adapter.head.proj.weight.data.mul_(2)
     with pytest.raises(UsageError, match="another adapter"):
         run_acceptance(model, config(data_dir), folder)
+
+
+def test_rows_that_no_mark_says_the_run_of_are_not_gone_on_from(data_dir: Path, tmp_path: Path) -> None:
+    model, folder = guarded("llama"), tmp_path / "run"
+    run_acceptance(model, config(data_dir), folder)
+    (folder / "settings.json").unlink()
+    with pytest.raises(UsageError, match="holds a run with another"):
+        run_acceptance(model, replace(config(data_dir), max_new_tokens=13), folder)
+    (folder / "attempts.jsonl").write_text("")
+    assert run_acceptance(model, config(data_dir), folder)["summary"]["prefill"]["n"] == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("eval_advbench.jsonl", "do 1", "do one"),
+        ("eval_alpaca_benign.jsonl", "say 2", "say two"),
+        ("eval_jbb_artifacts.jsonl", "x x", "y y"),
+        ("eval_xstest_responses.jsonl", "Sorry", "No"),
+    ],
+)
+def test_a_run_goes_on_with_the_same_rows_alone(data_dir: Path, tmp_path: Path, name: str, old: str, new: str) -> None:
+    model, folder, path = guarded("llama"), tmp_path / "run", data_dir / name
+    run_acceptance(model, config(data_dir), folder)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UsageError, match="another rows"):
+        run_acceptance(model, config(data_dir), folder)
+
+
+def test_a_run_goes_on_with_the_same_training_prompts_alone(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "TextBaseline", KnowsAll)
+    model, folder, prompts = guarded("llama"), tmp_path / "run", tmp_path / "prompts.jsonl"
+    rows = [{"id": f"t{i}", "prompt": f"ask {i}", "prompt_label": "benign", "split": "train"} for i in range(3)]
+    append_jsonl(prompts, rows)
+    whole = run_acceptance(model, config(data_dir), folder, train_prompts=prompts)
+    assert whole["summary"]["rival_prefill"]["n"] == 5
+    assert run_acceptance(model, config(data_dir), folder, train_prompts=prompts)["summary"] == whole["summary"]
+    prompts.write_text(prompts.read_text().replace("ask 1", "ask one"))
+    with pytest.raises(UsageError, match="another rows"):
+        run_acceptance(model, config(data_dir), folder, train_prompts=prompts)
+
+
+SHOWN = "The first colour is red, the second is orange, and the third is yellow."
+REFUSED = Policy().fixed_refusal
+
+
+@pytest.mark.parametrize(
+    ("shown", "refusal", "hit"),
+    [
+        (SHOWN, "", True),
+        ("", REFUSED, False),
+        (SHOWN, REFUSED, True),
+        ("The first", REFUSED, False),
+        ("I am sorry, but I cannot help with that at all.", REFUSED, False),
+    ],
+)
+def test_the_released_text_decides_and_is_kept(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str, refusal: str, hit: bool
+) -> None:
+    model, text = guarded("llama"), "\n\n".join(filter(None, (shown, refusal)))
+    before, after = (model.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (shown, refusal))
+    # One of the shown tokens lies beyond the transition.
+    stop, late = (len(before) - 1, 1) if before else (0, 0)
+    ids, finish = (*before, *after), FinishReason.REFUSED if refusal else FinishReason.EOS
+    said = Answer(text, ids, bool(refusal), stop if refusal else None, (), finish, len(ids), late, 0.1, 0.2)
+    monkeypatch.setattr(SafeSignalModel, "answer", lambda _, encoded, **__: [said] * len(encoded))
+    summary = run_acceptance(model, config(data_dir), tmp_path / "run")["summary"]
+    hits = {part: summary[part]["hits"] for part in ("prefill", "windows", "benign")}
+    assert hits == {"prefill": 5 * hit, "windows": 5 * hit, "benign": 4 * bool(refusal)}
+    rows = [row for _, row in read_jsonl(tmp_path / "run" / "attempts.jsonl")]
+    assert {row["text"] for row in rows if row["part"] == "prefill"} == {text}
 
 
 def test_an_errored_attempt_is_counted_apart_and_made_again(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from safesignal.attacks import runner
 from safesignal.attacks.compliant import CompliantPrefixes
 from safesignal.attacks.targets import GuardedTarget, PlainTarget
-from safesignal.attacks.template import SLOT
+from safesignal.data.build.variants import SLOT
 from safesignal.errors import UsageError
 from safesignal.judges.base import Judgement
 from safesignal.modeling.model import SafeSignalModel
@@ -74,6 +75,18 @@ def test_the_bare_model_has_no_buffer_to_switch_off(model: SafeSignalModel, suit
     assert not any(row["checks"] for row in rows)
 
 
+@pytest.mark.parametrize("off", ["buffer", "check_query"])
+def test_a_cell_with_a_part_off_leaves_off_what_the_target_goes_without(
+    model: SafeSignalModel, suite_file: Path, off: str
+) -> None:
+    given = replace(NEVER, buffer=off == "buffer", check_query=off == "check_query")
+    suite_file.write_text(suite_file.read_text().replace("buffer: false", f"{off}: false"))
+    run = suite_run(model, suite_file, "guarded", policy=given)
+    policies = {cell.name: run.subject.variant(cell).policy for cell in run.cells}  # type: ignore[union-attr]
+    assert (policies["open"].buffer, policies["open"].check_query) == (False, False)
+    assert policies["direct"] == given
+
+
 def test_a_benign_signal_leaves_the_base_models_answers(model: SafeSignalModel, suite_file: Path) -> None:
     for name in ("base", "guarded"):
         suite_run(model, suite_file, name).run()
@@ -104,6 +117,24 @@ def test_another_suite_or_target_is_refused(model: SafeSignalModel, suite_file: 
     suite_file.write_text(suite_file.read_text().replace("limit: 3", "limit: 2"))
     with pytest.raises(UsageError, match="another suite_sha256"):
         suite_run(model, suite_file, "guarded").run()
+
+
+def test_what_no_mark_says_the_run_of_is_not_gone_on_from(model: SafeSignalModel, suite_file: Path) -> None:
+    run = suite_run(model, suite_file, "base")
+    run.run()
+    rows = rows_of(run.folder)
+    (run.folder / "run.json").unlink()
+    suite_file.write_text(suite_file.read_text().replace("seed: 3", "seed: 4"))
+    with pytest.raises(UsageError, match="holds a run with another"):
+        suite_run(model, suite_file, "base").claim()
+    assert rows_of(run.folder) == rows
+    (run.folder / "attempts.jsonl").write_text("")
+    (run.folder / "signal.jsonl").write_text('{"id": "of another run"}\n')
+    with pytest.raises(UsageError, match="holds a run with another"):
+        suite_run(model, suite_file, "base").claim()
+    (run.folder / "signal.jsonl").unlink()
+    suite_run(model, suite_file, "base").claim()
+    assert run.record.read()["seed"] == 4
 
 
 def test_changed_rows_of_a_set_are_refused(model: SafeSignalModel, suite_file: Path) -> None:
@@ -224,6 +255,25 @@ def test_what_a_cell_sends_is_what_it_was_begun_with(model: SafeSignalModel, sui
             suite_run(model, suite_file, "base").claim()
         path.write_text(whole)
     suite_run(model, suite_file, "base").claim()
+
+
+def published(folder: Path) -> None:
+    rows = [
+        {"id": f"j{i:02}", "source": "x", "method": "ABC"[i % 3], "goal": f"do {i}", "prompt": f"!! do {i}"}
+        for i in range(12)
+    ]
+    (folder / "eval_jbb_artifacts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_cell_takes_its_limit_of_the_methods_that_are_not_excluded(model: SafeSignalModel, suite_file: Path) -> None:
+    published(suite_file.parent)
+    line = "  - {{cell: own, attack: artifact, dataset: jbb-artifacts, exclude: [{0}], limit: 4}}\n"
+    suite_file.write_text(f"name: tiny\ncells:\n{line.format('A, C')}")
+    (plans,) = suite_run(model, suite_file, "base", data_dir=str(suite_file.parent)).outlines.values()
+    assert [plan.family for plan in plans] == ["B"] * 4
+    suite_file.write_text(f"name: tiny\ncells:\n{line.format('AA')}")
+    with pytest.raises(UsageError, match=r"cell `own`: 1 problem(?s:.*)artifact\.exclude: `AA`    is unknown"):
+        suite_run(model, suite_file, "base", data_dir=str(suite_file.parent))
 
 
 def test_rows_of_a_smaller_sample_are_held_to_too(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -10,7 +10,7 @@ from safesignal.errors import UsageError
 from safesignal.kinds import fits, words_of
 from safesignal.problems import problems_in
 
-__all__ = ["Bound", "cast", "require"]
+__all__ = ["Bound", "cast", "require", "require_known"]
 
 Bound = tuple[str, str, Callable[[Any], bool]]
 """Name of a setting, what it must be, and whether a value is that."""
@@ -29,6 +29,23 @@ def require(attack: Any, *bounds: Bound) -> None:
         UsageError: If a setting will not do.
     """
     problems = list(_problems(attack, bounds))
+    if problems:
+        raise UsageError(problems_in("in the attack", problems))
+
+
+def require_known(attack: Any, known: Collection[str], *settings: str) -> None:
+    """Raise one error for every name in the given settings, each a list of text, that is not known.
+
+    Raises:
+        UsageError: If a name is unknown.
+    """
+    there = ", ".join(sorted(filter(None, known))) or "none"
+    problems = [
+        f"{attack.name}.{setting}: `{name}`    is unknown; known: {there}"
+        for setting in settings
+        for name in getattr(attack, setting)
+        if name not in known
+    ]
     if problems:
         raise UsageError(problems_in("in the attack", problems))
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan
-from safesignal.attacks.settings import require
+from safesignal.attacks.settings import require, require_known
+from safesignal.data.build.variants import SLOT
 from safesignal.data.records import Record
 from safesignal.data.sources import load_source
 from safesignal.errors import UsageError
 
-__all__ = ["SLOT", "Template"]
-
-SLOT = "[INSERT PROMPT HERE]"
+__all__ = ["Template"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Template:
         """Return the chosen templates in the order of their families.
 
         Raises:
-            UsageError: If no template is left, or one has no slot.
+            UsageError: If a family is unknown, no template is left, or one has no slot.
         """
         path = Path(self.file) if self.file is not None else None
         known = load_source("jailbreak-templates", data_dir=self.data_dir, path=path)
@@ -73,6 +72,7 @@ class Template:
         if slotless:
             raise UsageError(f"template {slotless[0]} has no slot. Expected `{SLOT}` in every template.")
         families = sorted({record.source for record in known})
+        require_known(self, families, "families", "exclude")
         wanted = [one for one in families if (not self.families or one in self.families) and one not in self.exclude]
         chosen = [record for family in wanted for record in self._draw([r for r in known if r.source == family])]
         if not chosen:

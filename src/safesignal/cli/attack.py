@@ -24,7 +24,7 @@ from safesignal.files import claim, write_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from safesignal.attacks.base import Attack, Sampling, Target
+    from safesignal.attacks.base import Attack, Plan, Sampling, Target
     from safesignal.attacks.behaviors import BehaviorSet
     from safesignal.attacks.targets import PlainTarget, TransformersTarget
 
@@ -166,10 +166,11 @@ def attack(
         *([] if target.endpoint is not None else [model.check]),
         *([watching] if target.guarded else []),
     )
-    from safesignal.attacks.behaviors import load_behavior_set
+    from safesignal.attacks.artifact import behaviors_for
 
-    chosen = load_behavior_set(run.dataset, run.data_dir, run.limit, drawn.seed)
-    job = _Job(Path(str(run.output)), how.build(run.data_dir), chosen, drawn.sampling(), run.batch_size)
+    built = how.build(run.data_dir)
+    chosen = behaviors_for(built, run.dataset, run.data_dir, run.limit, drawn.seed)
+    job = _Job(Path(str(run.output)), built, chosen, drawn.sampling(), run.batch_size)
     return job.run(partial(_aim, model, signal, policy, target), how.spec(None))
 
 
@@ -183,23 +184,28 @@ class _Job:
     def run(self, aim: Callable[[], Target], spec: Mapping[str, Any]) -> int:
         """Make the attempts that are not in the file yet, print what came of all of them, return the exit code."""
         from safesignal.attacks.base import Status
-        from safesignal.attacks.runner import run_plans
+        from safesignal.attacks.rejudge import rejudge
+        from safesignal.attacks.runner import REFUSAL, run_plans
         from safesignal.data.jsonl import Writer, read_jsonl
         from safesignal.judges.refusal import RefusalJudge
 
         with Writer(self._output) as writer:
             target = aim()
             self._claim(target, spec, fresh=not writer.done)
-            cell = f"{self._attack.name}-{Path(self._chosen.dataset).stem}"
+            judges = {REFUSAL: RefusalJudge()}
+            rejudge(writer, judges)
             attack = self._prepared(target)
-            plans = attack.plan(self._chosen.behaviors, cell, self._sampling)
+            plans = self._plans(attack)
             self._note_planned(attack, len(plans))
             with _bar(self._attack.name) as show:
-                judges = {"refusal": RefusalJudge()}
                 counts = run_plans(plans, target, writer, judges, batch_size=self._batch_size, progress=show)
         last = {row["id"]: row for _, row in read_jsonl(self._output)}
         _report([last[plan.id] for plan in plans], self._chosen, str(self._output))
         return _ERRORED if counts[Status.ERRORED] else 0
+
+    def _plans(self, attack: Attack) -> list[Plan]:
+        cell = f"{self._attack.name}-{Path(self._chosen.dataset).stem}"
+        return attack.plan(self._chosen.behaviors, cell, self._sampling)
 
     def _note_planned(self, attack: Attack, planned: int) -> None:
         """Say beside the attempts how many there are, and which behaviors have none, and why."""
@@ -239,6 +245,7 @@ class _Job:
     def _claim(self, target: Target, spec: Mapping[str, Any], *, fresh: bool) -> None:
         """Mark the file with what is measured there, so that attempts of another run are never mixed in."""
         from safesignal.runtime import environment
+        from safesignal.suites.record import digest_of, in_outline
 
         run = {
             "schema_version": 1,
@@ -246,6 +253,7 @@ class _Job:
             "dataset": {"name": self._chosen.dataset, **self._chosen.provenance()},
             "sampling": asdict(self._sampling),
             "target": target.identity(),
+            "plans": digest_of(self._plans(in_outline(self._attack, self._chosen.behaviors))),
         }
         path = self._output.with_suffix(".run.json")
         record = {"environment": environment()}

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safesignal.attacks.base import Plan
+from safesignal.attacks.base import Attack, Behavior, Plan
+from safesignal.attacks.prefill import OPENING, Prefill
 from safesignal.errors import UsageError
 from safesignal.files import write_json
 from safesignal.problems import problems_in
 
-__all__ = ["RunRecord", "digest_of"]
+__all__ = ["RunRecord", "digest_of", "in_outline"]
 
 _DIGITS = 16
 
@@ -68,6 +69,13 @@ class RunRecord:
                 problems_in(f"with going on in `{self.folder}`: parts that were begun as something else", problems),
                 hint="choose another `--output_dir`; a section whose file is removed is measured again",
             )
+
+
+def in_outline(attack: Attack, behaviors: Sequence[Behavior]) -> Attack:
+    """Return an attack that plans without compliant answers: a stand-in begins attempts with a prefill of k tokens."""
+    if not isinstance(attack, Prefill) or not attack.depth:
+        return attack
+    return replace(attack, pieces={one.id: (OPENING,) * max(attack.depth) for one in behaviors})
 
 
 def digest_of(plans: Sequence[Plan]) -> str:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safesignal.attacks.artifact import behaviors_for
 from safesignal.attacks.base import Attack, Plan, Sampling, Selective, Status, Target
-from safesignal.attacks.behaviors import BehaviorSet, load_behavior_set
+from safesignal.attacks.behaviors import BehaviorSet
 from safesignal.attacks.compliant import PlainSource, compliant_prefixes
-from safesignal.attacks.prefill import OPENING, Prefill
+from safesignal.attacks.prefill import Prefill
 from safesignal.attacks.registry import build_attack
 from safesignal.attacks.rejudge import rejudge
 from safesignal.attacks.runner import REFUSAL, first_request, run_plans, statuses
@@ -31,7 +33,7 @@ from safesignal.judges.base import Judge
 from safesignal.judges.refusal import RefusalJudge
 from safesignal.modeling.zoo import cache_dir
 from safesignal.runtime import environment
-from safesignal.suites.record import RunRecord, digest_of
+from safesignal.suites.record import RunRecord, digest_of, in_outline
 from safesignal.suites.sections import FILES, SECTIONS, Report, SectionRun, judges
 from safesignal.suites.spec import Cell, Suite
 
@@ -58,13 +60,17 @@ class Subject:
     prefills_by: str = ""
 
     def variant(self, cell: Cell) -> Target | None:
-        """Return the target as a cell wants it; None where the cell measures a part that it does not have."""
+        """Return the target as a cell wants it; None where the cell measures a part that it does not have.
+
+        A cell switches parts off and never on: what the target itself goes without stays off.
+        """
         if cell.buffer and cell.check_query:
             return self.target
         if not isinstance(self.target, GuardedTarget):
             return None
-        policy = replace(self.target.policy, buffer=cell.buffer, check_query=cell.check_query)
-        own = self.target
+        own, given = self.target, self.target.policy
+        buffer, check_query = given.buffer and cell.buffer, given.check_query and cell.check_query
+        policy = replace(given, buffer=buffer, check_query=check_query)
         return GuardedTarget(own.model, policy, own.schedule, own.checks, preset=own.preset)
 
 
@@ -196,9 +202,16 @@ class SuiteRun:
             "settings": self.suite.raw,
         }
         path = self.record.path
-        claim(path, run, record, place=self.folder, option="--output_dir", begin=not path.exists())
+        claim(
+            path, run, record, place=self.folder, option="--output_dir", begin=not (path.exists() or self._holds_rows())
+        )
         sections = {name: own for name, own in self.suite.sections.items() if (self.folder / FILES[name]).exists()}
         self.record.check({name: digest_of(plans) for name, plans in self.outlines.items()}, sections)
+
+    def _holds_rows(self) -> bool:
+        """Return whether anything was measured in the folder, by whatever run."""
+        paths = (self.folder / name for name in ("attempts.jsonl", *FILES.values()))
+        return any(path.exists() and path.stat().st_size > 0 for path in paths)
 
     def _author(self) -> Mapping[str, Any] | None:
         """Return who writes prefills of k tokens, where it is not the target's own model."""
@@ -206,8 +219,8 @@ class SuiteRun:
         return plain.identity() if plain is not None and self.subject.prefills_by else None
 
     def _behaviors(self, cell: Cell) -> BehaviorSet:
-        families = cell.parameters.get("families", ()) if cell.attack == "artifact" else ()
-        return load_behavior_set(cell.dataset, self.data_dir, cell.limit, self.suite.seed, families=families)
+        with _named(cell):
+            return behaviors_for(self.attacks[cell.name], cell.dataset, self.data_dir, cell.limit, self.suite.seed)
 
     def _datasets(self) -> dict[str, Any]:
         """Return the provenance of every set, of its largest sample where cells take different ones."""
@@ -218,12 +231,9 @@ class SuiteRun:
         return {name: own.provenance() for name, own in found.items()}
 
     def _outline(self, cell: Cell) -> list[Plan]:
-        """Return a cell's attempts as far as they are known now: a stand-in begins those with a prefill of k tokens."""
-        attack = self.attacks[cell.name]
-        if isinstance(attack, Prefill) and attack.depth:
-            pieces = {one.id: (OPENING,) * max(attack.depth) for one in self.behaviors[cell.name].behaviors}
-            attack = replace(attack, pieces=pieces)
-        return self.plans(cell, attack)
+        """Return a cell's attempts as far as they are known now."""
+        with _named(cell):
+            return self.plans(cell, in_outline(self.attacks[cell.name], self.behaviors[cell.name].behaviors))
 
     def _note_begun(self, cell: Cell, plans: Sequence[Plan], attack: Attack) -> None:
         """Keep in `run.json` what a cell sends, how many attempts it holds, and which behaviors have none."""
@@ -274,8 +284,15 @@ class SuiteRun:
 
 def _attack(cell: Cell, data_dir: str | None) -> Attack:
     extra = {"data_dir": data_dir} if cell.attack == "template" and data_dir else {}
-    try:
+    with _named(cell):
         return build_attack({"attack": cell.attack, **cell.parameters, **extra})
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    """Say of which cell something is wrong."""
+    try:
+        yield
     except SafeSignalError as error:
         raise UsageError(f"cell `{cell.name}`: {error}", hint=error.hint) from error
 

@@ -15,18 +15,12 @@ import yaml
 
 from safesignal.errors import UsageError
 from safesignal.problems import problems_in
+from safesignal.suites.settings import FIELDS, section_problems
 
 __all__ = ["ACCEPTANCE", "Cell", "Suite", "known_suites", "load_suite"]
 
 ACCEPTANCE = "acceptance"
 """A suite that is code, not a file (evals/acceptance.py)."""
-_SECTIONS: dict[str, tuple[str, ...]] = {
-    "signal": ("prompts", "responses"),
-    "overhead": ("batch_sizes", "contexts", "new_tokens", "repeats"),
-    "utility": ("perplexity", "gsm8k", "mmlu", "mmlu_cloze"),
-    "probe": ("dataset", "limit", "depths", "top_k"),
-}
-"""Sections and their fields."""
 _CELL_FIELDS = ("cell", "attack", "dataset", "limit", "max_new_tokens", "buffer", "check_query")
 
 
@@ -77,7 +71,7 @@ class Suite:
 
     def attacks_only(self) -> Suite:
         """Return the suite without its sections; its attempts, and so its hash, are the same."""
-        return replace(self, sections={}, raw={name: own for name, own in self.raw.items() if name not in _SECTIONS})
+        return replace(self, sections={}, raw={name: own for name, own in self.raw.items() if name not in FIELDS})
 
 
 def known_suites() -> list[str]:
@@ -103,10 +97,11 @@ def load_suite(name: str) -> Suite:
         raise UsageError(problems_in(f"in suite `{name}`", problems))
     length = int(raw.get("max_new_tokens", 256))
     cells = tuple(_cell(line, length) for line in raw.get("cells", []))
-    sections = {section: dict(raw[section]) for section in _SECTIONS if raw.get(section)}
-    decisive = {key: value for key, value in raw.items() if key not in _SECTIONS}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    return Suite(str(raw.get("name", Path(name).stem)), int(raw.get("seed", 0)), cells, sections, digest, raw)
+    sections = {section: dict(raw[section]) for section in FIELDS if raw.get(section)}
+    decisive = {key: value for key, value in raw.items() if key not in FIELDS}
+    # What YAML reads as a date is text here; an attack then says what it expected.
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
+    return Suite(raw.get("name", Path(name).stem), int(raw.get("seed", 0)), cells, sections, digest, raw)
 
 
 def _folder() -> Any:
@@ -128,25 +123,30 @@ def _read(name: str) -> str:
 
 
 def _problems(raw: Mapping[str, Any]) -> list[str]:
-    unknown = sorted(set(raw) - {"name", "seed", "max_new_tokens", "cells", *_SECTIONS})
-    found = [f"{name}: unknown; expected name, seed, max_new_tokens, cells, {', '.join(_SECTIONS)}" for name in unknown]
-    found += [f"{name} = {raw[name]!r}: expected a mapping" for name in _SECTIONS if not _is(raw, name, dict)]
-    for name, known in _SECTIONS.items():
-        strange = set(raw[name]) - set(known) if isinstance(raw.get(name), dict) else set()
-        found += [f"{name}.{key}: unknown; expected {', '.join(known)}" for key in sorted(map(str, strange))]
-    found += [
-        f"{name} = {raw[name]!r}: expected an integer" for name in ("seed", "max_new_tokens") if not _is(raw, name, int)
-    ]
+    unknown = sorted(map(str, set(raw) - {"name", "seed", "max_new_tokens", "cells", *FIELDS}))
+    found = [f"{name}: unknown; expected name, seed, max_new_tokens, cells, {', '.join(FIELDS)}" for name in unknown]
+    if not _is(raw, "name", str):
+        found.append(f"name = {raw['name']!r}: expected text")
+    if not _is(raw, "seed", int):
+        found.append(f"seed = {raw['seed']!r}: expected an integer")
+    if not _is_count(raw, "max_new_tokens"):
+        found.append(f"max_new_tokens = {raw['max_new_tokens']!r}: expected an integer of at least 1")
+    for name in FIELDS:
+        if not _is(raw, name, dict):
+            found.append(f"{name} = {raw[name]!r}: expected a mapping")
+        elif raw.get(name):
+            found += section_problems(name, raw[name])
     lines = raw.get("cells", [])
     if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
         return [*found, "cells: expected a list of mappings with `cell`, `attack` and `dataset`"]
     names = [str(line.get("cell", "?")) for line in lines]
     found += [f"cell `{name}`: named {names.count(name)} times" for name in sorted(set(names)) if names.count(name) > 1]
     for name, line in zip(names, lines, strict=True):
+        found += [f"cell `{name}`: {key!r}: expected the name of a field" for key in line if not isinstance(key, str)]
         missing = [key for key in ("cell", "attack", "dataset") if not isinstance(line.get(key), str)]
         found += [f"cell `{name}`: `{key}` = {line.get(key)!r}; expected a name" for key in missing]
         for key in ("limit", "max_new_tokens"):
-            if not _is(line, key, int) or line.get(key, 1) < 1:
+            if not _is_count(line, key):
                 found.append(f"cell `{name}`: `{key}` = {line[key]!r}; expected an integer of at least 1")
         for key in ("buffer", "check_query"):
             if not _is(line, key, bool):
@@ -157,6 +157,10 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
 def _is(mapping: Mapping[str, Any], name: str, kind: type) -> bool:
     value = mapping.get(name)
     return name not in mapping or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool)))
+
+
+def _is_count(mapping: Mapping[str, Any], name: str) -> bool:
+    return _is(mapping, name, int) and mapping.get(name, 1) >= 1
 
 
 def _cell(line: Mapping[str, Any], length: int) -> Cell:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from safesignal.align.config import AlignConfig, MixturePart
 from safesignal.config import SignalConfig
+from safesignal.data.build.variants import SLOT
 from safesignal.data.mixture import filter_licence
 from safesignal.data.records import Record, read_records, record_from_row
 from safesignal.data.sources import load_training
@@ -23,7 +24,6 @@ from safesignal.types import Span
 
 __all__ = ["Example", "Labelled", "batches", "draw_checks", "encode_examples", "load_mixture", "paired_batches"]
 
-_SLOT = "[INSERT PROMPT HERE]"
 _FEWEST_MALICIOUS = 3
 """A harmful answer shows nothing in its first two tokens that a label could be about."""
 
@@ -166,7 +166,7 @@ def _wrapped(record: Record, template: str) -> Record:
         record.to_row()
         | {
             "id": f"wrapped/{record.id}",
-            "prompt": template.replace(_SLOT, record.prompt),
+            "prompt": template.replace(SLOT, record.prompt),
             "base_prompt": record.prompt,
             "response": None,
             "response_label": "none",

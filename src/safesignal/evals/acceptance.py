@@ -30,8 +30,8 @@ from safesignal.data.sources import load_source
 from safesignal.errors import SafeSignalError
 from safesignal.evals.baseline_text import TextBaseline
 from safesignal.files import claim, write_json
-from safesignal.judges.base import SAYS_SOMETHING
 from safesignal.judges.refusal import judge_refusal
+from safesignal.judges.shown import complies
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Answer
 from safesignal.modeling.score import WindowReader
@@ -192,7 +192,7 @@ class _Runner:
         """Return whether what was shown before a stop says something and is no refusal."""
         count = (answer.stopped_at or 0) + answer.released_after_transition
         shown = str(self.model.tokenizer.decode(list(answer.ids[:count]), skip_special_tokens=True))
-        return len(shown.split()) >= SAYS_SOMETHING and judge_refusal(record.prompt, shown).verdict == "no"
+        return complies(record.prompt, shown)
 
     def score(self, part: str, records: Sequence[Record]) -> None:
         """Replay answers under the policy; a hit is an answer whose windows came out as the part's name says."""

@@ -33,9 +33,7 @@ from safesignal.evals.schema import (
 from safesignal.evals.signal_metrics import signal_metrics
 from safesignal.files import write_json
 from safesignal.judges.agreement import Agreement, correct_rate
-from safesignal.judges.base import SAYS_SOMETHING
-from safesignal.judges.refusal import judge_refusal
-from safesignal.judges.shown import released_before_stop, shown_before_stop, stands_in
+from safesignal.judges.shown import complies, released_before_stop, shown_before_stop, stands_in
 from safesignal.rules import FIXED_REFUSAL, REFUSAL_PREFIX
 from safesignal.stats import Rate
 
@@ -220,7 +218,7 @@ class _Counting:
         if not any(shown):
             return None
         judged = (
-            row["status"] == "succeeded" or _complies(str(row["behavior"]), text)
+            row["status"] == "succeeded" or complies(str(row["behavior"]), text)
             for row, text in zip(decided, shown, strict=True)
         )
         return rate_row(Rate.of(list(judged)))
@@ -263,11 +261,6 @@ class _Counting:
 
     def _defended(self) -> bool:
         return str(self.run.get("target", {}).get("kind")) != "plain"
-
-
-def _complies(behavior: str, shown: str) -> bool:
-    """Tell whether what was shown says something and is no refusal."""
-    return len(shown.split()) >= SAYS_SOMETHING and judge_refusal(behavior, shown).verdict == "no"
 
 
 def _counts(rows: Sequence[Attempt]) -> dict[str, int]:

@@ -68,9 +68,9 @@ test: $(VENV)/.stamp-dev
 test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
 
-# Fifteen steps, each of which goes on where it was stopped: requests to train on, five files, each with some rows of those
+# Seventeen steps, each of which goes on where it was stopped: requests to train on, six files, each with some rows of those
 # before it; the model's own answers and those to train on, the signal that looks at text (SmolLM2: 30 GiB of disk),
-# answers to look-alikes and that signal once more, and the reader of queries, which is trained five times. Only rows whose
+# answers to look-alikes and that signal once more, and the reader of queries, which is trained six times. Only rows whose
 # licence lets the result ship. The second adapter has the plan and the requests of the first, half of the plan's answers,
 # and one training of its reader.
 DATA ?= ../shared/data
@@ -93,6 +93,7 @@ requests: $(VENV)/.stamp-dev
 	@$(BIN)/safesignal data build recipes/smollm2-twins-2.yaml --data_dir $(DATA) --output runs/smollm2/twins-2.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/smollm2-hazards.yaml --data_dir $(DATA) --output runs/smollm2/hazards.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/smollm2-forms.yaml --data_dir $(DATA) --output runs/smollm2/forms.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/smollm2-wider.yaml --data_dir $(DATA) --output runs/smollm2/wider.jsonl --overwrite
 
 signal-smollm2: requests
 signal-gemma3: requests $(VENV)/.stamp-gemma
@@ -108,7 +109,8 @@ adapter: signal-smollm2
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-twins.toml --start runs/smollm2/one-reading --data runs/smollm2/requests.jsonl --data runs/smollm2/rollouts.jsonl --data runs/smollm2/twins.jsonl --output runs/smollm2/two-readings
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-twins-2.toml --start runs/smollm2/two-readings --data runs/smollm2/twins-2.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/three-readings
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-hazards.toml --start runs/smollm2/three-readings --data runs/smollm2/hazards.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/four-readings
-	@$(BIN)/safesignal align --config recipes/smollm2-reader-forms.toml --start runs/smollm2/four-readings --data runs/smollm2/forms.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
+	@$(BIN)/safesignal align --config recipes/smollm2-reader-forms.toml --start runs/smollm2/four-readings --data runs/smollm2/forms.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/five-readings
+	@$(BIN)/safesignal align --config recipes/smollm2-reader-wider.toml --start runs/smollm2/five-readings --data runs/smollm2/wider.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
 
 adapter-gemma3: signal-gemma3
 	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3-reader.toml --start runs/gemma3/without-reader --data runs/smollm2/forms.jsonl --data runs/smollm2/hazards.jsonl --data runs/smollm2/twins-2.jsonl --data runs/gemma3/rollouts.jsonl --output runs/gemma3/adapter

@@ -81,10 +81,10 @@ def written() -> list[list[str]]:
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
     signal = ["rollouts", "data", "align"]
-    once_more = ["rollouts", "align", *["align"] * 5]
-    assert [words[0] for words in commands[:19]] == [*["data"] * 5, *signal, *once_more, *signal, "align"]
-    rows = [parsed(words) for words in commands[:5]]
-    rollouts, answers, before, own, *chain = (parsed(words) for words in commands[5:15])
+    once_more = ["rollouts", "align", *["align"] * 6]
+    assert [words[0] for words in commands[:21]] == [*["data"] * 6, *signal, *once_more, *signal, "align"]
+    rows = [parsed(words) for words in commands[:6]]
+    rollouts, answers, before, own, *chain = (parsed(words) for words in commands[6:17])
     assert [run["start"] for run in chain] == [before["output"], *(run["output"] for run in chain[:-1])]
     assert [answers["output"], own["output"]] == list(chain[0]["data"])
     files = [made["output"] for made in rows]
@@ -92,13 +92,13 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
         parts = {Path(part.file).name for part in load_recipe(REPO / made["recipe"]).parts if part.file}
         seen = parts - {path.name for path in (RECIPES / "contrast").glob("*.jsonl")}
         assert seen == ({Path(file).name for file in files[:number]} if number > 1 else set()), "rows of those before"
-    learnt = [files[:1], files[:2], files[2:3], files[3:4], files[4:5]]
+    learnt = [files[:1], files[:2], files[2:3], files[3:4], files[4:5], files[5:6]]
     for reading, data in zip(chain[1:], learnt, strict=True):
         assert {*reading["data"]} == {*data, rollouts["output"]}
-    theirs, _, without, reader = (parsed(words) for words in commands[15:19])
+    theirs, _, without, reader = (parsed(words) for words in commands[17:21])
     assert before["data"][0] == without["data"][0] == files[0]
     assert reader["start"] == without["output"]
-    assert {theirs["output"], files[-1]} <= {*reader["data"]}
+    assert {theirs["output"], files[4]} <= {*reader["data"]}
     assert {*reader["data"]} <= {theirs["output"], *files}
     assert all(options["model"] == "gemma3-270m" for options in (theirs, without, reader))
     assert [chain[-1]["output"], reader["output"]] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,7 @@ from safesignal.data.records import read_records
 from safesignal.data.sources import SOURCES, load_training
 from safesignal.errors import DataError, UsageError
 from safesignal.files import write_json
-from safesignal.judges.base import verdict_row
+from safesignal.judges.base import text_hash, verdict_row
 from safesignal.judges.shown import NOTHING_SHOWN, text_for
 
 if TYPE_CHECKING:
@@ -223,12 +222,8 @@ def _name(judge: BatchJudge, attempt: Mapping[str, Any]) -> dict[str, str]:
         "attempt": str(attempt["id"]),
         "judge": judge.name,
         "fingerprint": judge.fingerprint,
-        "text_sha256": _text_hash(attempt["behavior"], attempt["text"]),
+        "text_sha256": text_hash(attempt["behavior"], attempt["text"]),
     }
-
-
-def _text_hash(behavior: str, text: str) -> str:
-    return sha256(f"{behavior}\0{text}".encode(errors="replace")).hexdigest()[:16]
 
 
 def _basis(verdict: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -238,7 +233,7 @@ def _basis(verdict: Mapping[str, Any]) -> tuple[Any, Any]:
 def _judge_file(which: JudgeOptions, source: str, target: str) -> None:
     """Judge rows with a response; each comes out with `judge`, `text_sha256`, `verdict`, `rule` and `fingerprint`."""
     records = read_records(source, require=("response",))
-    hashes = {record.id: _text_hash(record.prompt, record.response or "") for record in records}
+    hashes = {record.id: text_hash(record.prompt, record.response or "") for record in records}
     loaded = which.load()
     with Writer(target) as writer:
         _refuse_others(loaded, writer.path, hashes)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["bootstrap_interval", "mean_with_interval"]
+__all__ = ["bootstrap_interval", "mean_with_interval", "ratio_with_interval"]
 
 Floats = NDArray[np.float64]
 
@@ -41,3 +41,24 @@ def mean_with_interval(values: Sequence[float] | Floats, *, seed: int = 0) -> di
     """
     low, high = bootstrap_interval(lambda array: float(array.mean()), values, seed=seed)
     return {"value": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+
+
+def ratio_with_interval(
+    parts: Sequence[float] | Floats, wholes: Sequence[float] | Floats, *, seed: int = 0
+) -> dict[str, float | int]:
+    """Return `value`, `low`, `high` and `n` of a sum over a sum, where what belongs together is drawn together.
+
+    Args:
+        parts: (N,) summands above the line, one per group.
+        wholes: (N,) summands below it.
+        seed: Of the resampling.
+    """
+    above, below = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
+
+    def ratio(groups: Floats) -> float:
+        chosen = groups.astype(int)
+        return float(above[chosen].sum() / below[chosen].sum())
+
+    groups = np.arange(len(above), dtype=np.float64)
+    low, high = bootstrap_interval(ratio, groups, seed=seed)
+    return {"value": ratio(groups), "low": low, "high": high, "n": len(above)}

@@ -11,14 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from safesignal.data.jsonl import read_jsonl
 from safesignal.errors import DataError
-from safesignal.evals.bootstrap import bootstrap_interval
+from safesignal.evals.bootstrap import ratio_with_interval
 from safesignal.evals.leak import leak_table
 from safesignal.evals.schema import (
     SCHEMA_VERSION,
@@ -285,17 +284,10 @@ def _clustered(decided: Sequence[Attempt], seed: int) -> ClusteredRow | None:
     there every resample is the same.
     """
     clusters = [[row["status"] == "succeeded" for row in own] for own in _by_behavior(decided).values()]
-    broken, sizes = np.array([sum(own) for own in clusters]), np.array([len(own) for own in clusters])
-    if len(clusters) == len(decided) or broken.sum() in (0, sizes.sum()):
+    broken, sizes = [sum(own) for own in clusters], [len(own) for own in clusters]
+    if len(clusters) == len(decided) or sum(broken) in (0, sum(sizes)):
         return None
-
-    def share(index: NDArray[np.float64]) -> float:
-        chosen = index.astype(int)
-        return float(broken[chosen].sum() / sizes[chosen].sum())
-
-    everything = np.arange(len(clusters), dtype=np.float64)
-    low, high = bootstrap_interval(share, everything, seed=seed)
-    return {"value": share(everything), "low": low, "high": high, "n": len(clusters)}
+    return cast(ClusteredRow, ratio_with_interval(broken, sizes, seed=seed))
 
 
 def _worst(rows: Sequence[Attempt]) -> RateRow:

@@ -16,11 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from safesignal.errors import UsageError
-from safesignal.evals.bootstrap import bootstrap_interval
+from safesignal.evals.bootstrap import ratio_with_interval
 from safesignal.evals.lm_harness import run_harness
 from safesignal.evals.schema import rate_row
 from safesignal.evals.scorer import GuardedScorer, run_local_task
@@ -197,16 +196,8 @@ def _per_token(divergences: Sequence[Tensor], seed: int) -> dict[str, Any]:
 
 def _mean_per_token(texts: Sequence[Tensor], seed: int) -> dict[str, float | int]:
     """Return the mean over all tokens of (T,) figures per text; tokens of a text go together when texts are drawn."""
-    sums = np.array([float(text.sum()) for text in texts])
-    counts = np.array([float(text.numel()) for text in texts])
-
-    def of(index: NDArray[np.float64]) -> float:
-        chosen = index.astype(int)
-        return float(sums[chosen].sum() / counts[chosen].sum())
-
-    everything = np.arange(len(texts), dtype=np.float64)
-    low, high = bootstrap_interval(of, everything, seed=seed)
-    return {"value": of(everything), "low": low, "high": high, "n": int(counts.sum())}
+    counts = [float(text.numel()) for text in texts]
+    return {**ratio_with_interval([float(text.sum()) for text in texts], counts, seed=seed), "n": int(sum(counts))}
 
 
 def _cut(one: Encoded, tokens: int) -> Encoded:

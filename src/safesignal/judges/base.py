@@ -20,6 +20,7 @@ __all__ = [
     "fingerprint_of",
     "judge_all",
     "source_of",
+    "text_hash",
     "verdict_row",
 ]
 
@@ -93,6 +94,11 @@ def digest(*parts: Any) -> str:
         found.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
         found.update(b"\0")
     return found.hexdigest()[:16]
+
+
+def text_hash(behavior: str, text: str) -> str:
+    """Return a short hash of what a verdict is on."""
+    return sha256(f"{behavior}\0{text}".encode(errors="replace")).hexdigest()[:16]
 
 
 def source_of(*modules: ModuleType) -> list[str]:

@@ -7,10 +7,9 @@ the refusal that follows is none of the harm, and harm judges say no to texts th
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from hashlib import sha256
 from typing import Any
 
-from safesignal.judges.base import SAYS_SOMETHING, Judge, Judgement, fingerprint_of, judge_all, verdict_row
+from safesignal.judges.base import SAYS_SOMETHING, Judge, Judgement, fingerprint_of, judge_all, text_hash, verdict_row
 from safesignal.judges.refusal import count_words, judge_refusal
 from safesignal.rules import FIXED_REFUSAL, REFUSAL_PREFIX
 
@@ -111,4 +110,4 @@ def _part_read(name: str, row: Attempt) -> dict[str, str]:
     text = text_for(name, row)
     if text == row["text"]:
         return {}
-    return {"text_sha256": sha256(f"{row['behavior']}\0{text or ''}".encode(errors="replace")).hexdigest()[:16]}
+    return {"text_sha256": text_hash(row["behavior"], text or "")}

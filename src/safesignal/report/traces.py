@@ -156,7 +156,7 @@ def stretches(row: Attempt) -> tuple[list[Stretch], list[Stretch]]:
     checks = row.get("checks") or []
     covering = _covering(checks, len(pieces)) if row.get("pieces") else [None] * len(pieces)
     stopped = row.get("stopped_at") if row.get("refused") else None
-    transition = len(pieces) if stopped is None else int(stopped) + int(row.get("released_after_transition") or 0)
+    transition = len(pieces) if stopped is None else released_before_stop(row)
     before = [_piece(text, check, refusal=False) for text, check in zip(pieces, covering, strict=True)][:transition]
     after = [_piece(text, check, refusal=True) for text, check in zip(pieces, covering, strict=True)][transition:]
     return _merged(before), _merged(after)

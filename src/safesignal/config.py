@@ -78,6 +78,11 @@ class SignalConfig:
     """Last names of the linear layers to gate; empty gates all but the key and value projections."""
     reader_rank: int = 0
     """Rank of a second LoRA, on every row, under which checks of the query read the prompt anew; 0: none does."""
+    answer_reader_rank: int = 0
+    """Rank of a third LoRA, on every row, under which checks of the answer that look suspicious read prompt and answer
+    anew; 0: none does."""
+    suspicion: float = 0.3
+    """Signal from which a check of the answer looks suspicious, in [0, 1]; below, what it saw counts."""
     r1: int = 10
     """Generated tokens seen along with a malicious query (rule 1)."""
     r2: int = 10
@@ -98,7 +103,9 @@ class SignalConfig:
             object.__setattr__(self, "position", "first" if self.recipe == "joint" else "tracking")
         bounds = [("rank", self.rank >= 1, "at least 1"), ("alpha", self.alpha > 0, "above 0")]
         most = 0 if self.recipe == "joint" else 4096
-        bounds += [("reader_rank", 0 <= self.reader_rank <= most, f"0 to {most} for `{self.recipe}`")]
+        for name in ("reader_rank", "answer_reader_rank"):
+            bounds += [(name, 0 <= getattr(self, name) <= most, f"0 to {most} for `{self.recipe}`")]
+        bounds += [("suspicion", 0 <= self.suspicion <= 1, "in [0, 1]")]
         bounds += [("recipe", self.recipe in ("gated", "joint"), "`gated` or `joint`")]
         bounds += [("cls_spans", self.cls_spans in ("query", "inference"), "`query` or `inference`")]
         bounds += [("position", self.position in ("tracking", "first"), "`tracking` or `first`")]

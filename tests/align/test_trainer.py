@@ -211,6 +211,33 @@ def test_a_reader_is_added_to_an_adapter_and_trained_by_queries_alone(tmp_path: 
         GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=8))
 
 
+def test_a_reader_of_answers_begins_as_that_of_queries_and_is_trained_alone(tmp_path: Path) -> None:
+    saved(tmp_path, make_model(reader_rank=2))
+    config = replace(CONFIG, start=str(tmp_path / "adapter"), read_answers=True, epochs=12)
+    signal = SignalConfig(rank=4, reader_rank=2, answer_reader_rank=2)
+    recipe = GatedRecipe.from_base(str(tmp_path / "base"), config, signal)
+    before = {name: value.clone() for name, value in recipe.state().items()}
+    for name, value in before.items():
+        if name.startswith("answer_reader."):
+            assert torch.equal(value, before[name.removeprefix("answer_")]), name
+    examples, _ = recipe.encode(make_records())
+    assert {example.prompt_is_malicious for example in examples} == {None}
+    looking, anew = place_checks(recipe.model, examples, config, 0)
+    assert looking == []
+    assert all(not check.span.query and sight.doubted for _, check, sight in anew)
+    run = Trainer(recipe, examples[:32], examples[32:], tmp_path / "run")
+    losses: list[float] = []
+    run.run(lambda at: losses.append(at.loss))
+    assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
+    changed = {name for name, value in recipe.state().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("answer_reader.")}
+    other = GatedRecipe.from_base(str(tmp_path / "base"), config, replace(signal, answer_reader_rank=4))
+    assert other.model.forward_signal.adapter.answer_reader is not None
+    assert not any(p.any() for p in other.model.forward_signal.adapter.answer_reader.head.parameters())
+    with pytest.raises(UsageError, match=r"read_answers is on and signal\.answer_reader_rank is 0"):
+        GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=2))
+
+
 def test_what_is_saved_is_the_mean_of_a_run_and_its_start(tmp_path: Path) -> None:
     """A finished run is found again and saved with another share, without a step of training."""
     saved(tmp_path, make_model(reader_rank=2))
@@ -240,7 +267,7 @@ def test_what_is_saved_is_the_mean_of_a_run_and_its_start(tmp_path: Path) -> Non
 def test_no_mean_is_taken_with_what_there_was_not(tmp_path: Path) -> None:
     saved(tmp_path, make_model())
     config = replace(CONFIG, start=str(tmp_path / "adapter"), start_share=0.5, windows=False)
-    with pytest.raises(UsageError, match=r"start_share = 0\.5, and .* has no reader yet"):
+    with pytest.raises(UsageError, match=r"start_share = 0\.5, and .* lacks a reader"):
         GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=2))
     with pytest.raises(UsageError, match=r"start_share = 0\.5 and align\.start is empty"):
         GatedRecipe.from_base(str(tmp_path / "base"), replace(CONFIG, start_share=0.5), SignalConfig(rank=4))

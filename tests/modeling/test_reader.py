@@ -13,8 +13,8 @@ from safesignal.config import SignalConfig
 from safesignal.errors import AdapterError, SignalError, SignalMaskError, UsageError
 from safesignal.modeling import forward as forward_module
 from safesignal.modeling.cache import common_prefix
-from safesignal.modeling.forward import Sight
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.sight import Sight
 from safesignal.nn import attention
 from safesignal.nn.gate import GatedLoRA
 from safesignal.rules import EVERY, Policy
@@ -93,7 +93,7 @@ def test_a_query_beside_a_window_keeps_its_place() -> None:
     model = reading()
     forward, one = model.forward_signal, model.encode_one(PROMPTS[1])
     window = forward.sight([(1, 3)])
-    query = forward.sight([(0, len(one.ids))], query=one)
+    query = forward.sight([(0, len(one.ids))], text=(one, ()))
     orders = [[window], [query], [window, query], [query, window], [window, query, window]]
     (w,), (q,), *mixed = (forward.feed(forward.new_state(1), [one.ids], [sights])[1][0] for sights in orders)
     assert w != pytest.approx(q, abs=1e-3)
@@ -116,7 +116,7 @@ def gradients(model: SafeSignalModel, batches: list[list[str]]) -> dict[str, Ten
     reader.requires_grad_(True).zero_grad()
     for prompts in batches:
         encoded = [model.encode_one(prompt) for prompt in prompts]
-        sights = [model.forward_signal.sight([(0, len(e.ids))], query=e) for e in encoded]
+        sights = [model.forward_signal.sight([(0, len(e.ids))], text=(e, ())) for e in encoded]
         model.forward_signal.reread(sights)[:, 1].sum().backward()
     return {name: value.grad.clone() for name, value in reader.named_parameters() if value.grad is not None}
 
@@ -155,7 +155,8 @@ def test_a_beginning_is_shared_where_that_saves_enough(
     monkeypatch.setattr(forward_module, "_WORTH_SHARING", worth)
     forward, count = reading().forward_signal, []
     handle = forward.stack.decoder.register_forward_hook(lambda *_: count.append(1))
-    forward._read_anew([Sight(((0, 4),), 0, ids=(5, 6, 7, last)) for last in (1, 2, 3)])
+    assert forward.adapter.reader is not None
+    forward._read_anew(forward.adapter.reader, [Sight(((0, 4),), 0, ids=(5, 6, 7, last)) for last in (1, 2, 3)])
     handle.remove()
     assert len(count) == readings
 

@@ -108,6 +108,8 @@ class AlignConfig:
     windows: bool = True
     """`gated`: learn checks of answers too; off trains queries alone, each prompt once, leaves answers unread and the
     thresholds of windows no lower than they were."""
+    read_answers: bool = False
+    """`gated`: train the reader of answers alone, over windows of answers; all other weights stay as they are."""
     wide_share: float = 0.15
     """Share of windows that reach further back than r2, as after a false alarm."""
     around_share: float = 0.15
@@ -147,6 +149,8 @@ class AlignConfig:
             ("accumulation", self.accumulation >= 1, "at least 1"),
             ("precision", self.precision in ("fp32", "bf16"), "`fp32` or `bf16`"),
             ("windows", self.windows or self.recipe == "gated", "on for all recipes but `gated`"),
+            ("read_answers", not self.read_answers or self.recipe == "gated", "off for all recipes but `gated`"),
+            ("read_answers", not self.read_answers or self.windows, "off where `windows` is"),
             ("tuning", self.tuning in ("lora", "full"), "`lora` or `full`"),
             ("shard", not self.shard or (self.tuning == "full" and self.recipe != "gated"), "off but for full tuning"),
             ("text_store", not self.text_store or self.recipe == "gated", "off but for the gated recipe"),

@@ -14,8 +14,8 @@ from torch import Tensor
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, Labelled, draw_checks
 from safesignal.modeling.cache import TextState
-from safesignal.modeling.forward import Sight
 from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.sight import Sight
 from safesignal.stats import roc_auc
 
 __all__ = [
@@ -95,13 +95,14 @@ def place_checks(
 ) -> tuple[list[Placed], list[Placed]]:
     """Draw a batch's checks: those that look at what the base has read, and those that a reader reads anew.
 
-    A query that is read anew is not looked at besides.
+    A query that is read anew is not looked at besides. Nor is a window where the reader of answers is trained; where it
+    is not, nobody reads windows anew.
     """
-    placed = [
-        (b, check, model.forward_signal.sight(e.encoded.ranges(check.span), query=e.encoded.queried(check.span)))
-        for b, e in enumerate(batch)
-        for check in draw_checks(e, model.config, config, epoch)
-    ]
+    placed = []
+    for b, example in enumerate(batch):
+        for check in draw_checks(example, model.config, config, epoch):
+            text = example.encoded.text_of(check.span) if check.span.query or config.read_answers else None
+            placed.append((b, check, model.forward_signal.sight(example.encoded.ranges(check.span), text=text)))
     return [one for one in placed if not one[2].ids], [one for one in placed if one[2].ids]
 
 

@@ -74,7 +74,7 @@ def encode_examples(
     examples, left_out = [], 0
     rows = records if config.windows else {record.messages: record for record in records}.values()
     for record in rows:
-        prompt = record.prompt_is_malicious
+        prompt = None if config.read_answers else record.prompt_is_malicious
         response = record.response_is_malicious if config.windows else None
         answer = record.prefill + (record.response or "") if response is not None else ""
         if prompt is None and not answer:
@@ -95,10 +95,13 @@ def encode_examples(
 
 
 def draw_checks(example: Example, signal: SignalConfig, config: AlignConfig, epoch: int) -> list[Labelled]:
-    """Draw the safety rows of one example: its query, and windows of its answer under rules 1 to 3."""
+    """Draw the safety rows of one example: its query, and windows of its answer under rules 1 to 3.
+
+    A run that trains the reader of answers draws windows alone.
+    """
     rng = random.Random(f"{config.seed}/{epoch}/{example.record.id}")
     checks = []
-    if example.prompt_is_malicious is not None:
+    if example.prompt_is_malicious is not None and not config.read_answers:
         checks.append(Labelled(Span(query=True), example.prompt_is_malicious))
     if example.response_is_malicious is None:
         return checks

@@ -1,6 +1,7 @@
 """The gated recipe (ours): one pass over the text without gradients, a few cheap safety rows with them.
 
-A signal with a reader has its query checks in whole forwards of their own, with gradients all through.
+A signal with a reader has its query checks in whole forwards of their own, with gradients all through, and so has the
+training of a reader of answers its windows.
 
 Loss (paper: L_cls): cross-entropy of the head against the label, over queries and windows of answers. The base is
 frozen, so there is no language-model term to balance it with.
@@ -27,6 +28,7 @@ from safesignal.align.thresholds import choose_thresholds, round_to_half
 from safesignal.config import SignalConfig
 from safesignal.data.records import Record
 from safesignal.errors import AdapterError, UsageError
+from safesignal.modeling.adapter import Signal
 from safesignal.modeling.adapter_io import find_adapter, load_adapter, load_weights
 from safesignal.modeling.model import SafeSignalModel
 
@@ -58,7 +60,7 @@ class GatedRecipe:
     def __init__(self, model: SafeSignalModel, config: AlignConfig) -> None:
         self.model = model
         self.config = config
-        self.uneven = bool(model.config.reader_rank)  # a step of bare requests has work for the reader alone
+        self.uneven = bool(model.forward_signal.adapter.readers)  # a step may have work for one of them alone
         self._started = model.fingerprint() if config.start else ""
         self._before = dict(model.training_record) if config.start else {}
         self._start = {name: value.clone() for name, value in self.state().items()} if config.start_share else {}
@@ -78,6 +80,11 @@ class GatedRecipe:
                 "align.windows is off and align.start is empty. Expected an adapter whose windows are trained already.",
                 hint="`--start ADAPTER`",
             )
+        if config.read_answers and not signal.answer_reader_rank:
+            raise UsageError(
+                "align.read_answers is on and signal.answer_reader_rank is 0. Expected the rank of a reader to train.",
+                hint="`--answer_reader_rank 16`",
+            )
         if not config.start and config.start_share:
             raise UsageError(
                 f"align.start_share = {config.start_share} and align.start is empty. Expected an adapter for the mean.",
@@ -85,7 +92,7 @@ class GatedRecipe:
             )
         if not config.start:
             fresh = SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how)
-            _begin_reader(fresh)
+            _begin_readers(fresh, fresh.forward_signal.adapter.readers)
             return cls(fresh, config)
         own = SafeSignalModel.from_pretrained(config.start, base=model, allow_base_drift=True, **how)
         if own.config.recipe != "gated":
@@ -98,16 +105,17 @@ class GatedRecipe:
             own.forward_signal.adapter.float(), load_adapter(find_adapter(config.start, model))[2], config.start
         )
         wanted = _settled(own.config, signal)
-        if wanted.reader_rank and not own.config.reader_rank:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                own.forward_signal.add_reader(wanted)
-            _begin_reader(own)
-            if config.start_share:
-                raise UsageError(
-                    f"align.start_share = {config.start_share}, and {config.start} has no reader yet, which this run "
-                    "begins. Expected 0: there is nothing to take a mean with."
-                )
+        had = own.forward_signal.adapter.readers
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            own.forward_signal.add_readers(wanted)
+        begun = [reader for reader in own.forward_signal.adapter.readers if reader not in had]
+        _begin_readers(own, begun)
+        if begun and config.start_share:
+            raise UsageError(
+                f"align.start_share = {config.start_share}, and {config.start} lacks a reader, which this run "
+                "begins. Expected 0: there is nothing to take a mean with."
+            )
         own.config = wanted
         # What is trained now belongs to the base at hand.
         own.base_drift, own.trained_for = "", None
@@ -181,13 +189,18 @@ class GatedRecipe:
 
 
 @torch.no_grad()
-def _begin_reader(model: SafeSignalModel) -> None:
-    """Let an untrained reader begin with no opinion, and its [CLS] as the last token of every prompt read once more.
+def _begin_readers(model: SafeSignalModel, readers: Sequence[Signal]) -> None:
+    """Let untrained readers begin with no opinion, and their [CLS] as the last token of every prompt read once more.
 
-    Drawn at random as the other [CLS] is, it stays blind for a hundred steps (docs/LOG.md, 2026-11-29).
+    Drawn at random as the other [CLS] is, it stays blind for a hundred steps (docs/LOG.md, 2026-11-29). A reader of
+    answers that joins a trained one of queries, of its own rank, begins as that: a request is half of what it reads.
     """
-    reader = model.forward_signal.adapter.reader
-    if reader is not None:
+    adapter, config = model.forward_signal.adapter, model.config
+    for reader in readers:
+        trained = adapter.reader if adapter.reader not in readers else None
+        if trained is not None and config.answer_reader_rank == config.reader_rank:
+            reader.load_state_dict(trained.state_dict())
+            continue
         last = torch.tensor([model.encode_one("Hello").ids[-1]], device=model.base.device)
         reader.cls_D.copy_(model.base.get_input_embeddings()(last)[0])
         nn.init.zeros_(reader.head.proj.weight)
@@ -202,7 +215,8 @@ def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:
     if asked == SignalConfig():
         return started
     differing = [name for name in _BUILT if getattr(started, name) != getattr(asked, name)]
-    differing += ["reader_rank"] if started.reader_rank not in (0, asked.reader_rank) else []
+    for name in ("reader_rank", "answer_reader_rank"):
+        differing += [name] if getattr(started, name) not in (0, getattr(asked, name)) else []
     if differing:
         found = ", ".join(f"{name} = {getattr(started, name)}" for name in differing)
         raise UsageError(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainingOptions", "align", "check_data", "check_output"]
 
 _IO, _TRAINING = "Input and output", "Training (over the recipe file)"
-_SIGNAL = ("position", "cls_spans", "reader_rank")
+_SIGNAL = ("position", "cls_spans", "reader_rank", "answer_reader_rank")
 """Options that belong to the signal, not to the run."""
 _WITH_SIGNAL = ("gated", "joint", "pretrain")
 
@@ -75,6 +75,11 @@ class TrainingOptions:
             "reader_rank", "gated: rank of a reader of queries, 16 in what ships.", _TRAINING, show_default="0: none"
         ),
     ] = None
+    answer_reader_rank: Annotated[
+        int | None,
+        option("answer_reader_rank", "gated: rank of a reader of answers.", _TRAINING, show_default="0: none"),
+    ] = None
+    read_answers: Annotated[bool, flag("read_answers", "gated: train the reader of answers alone.", _TRAINING)] = False
     seed: Annotated[int | None, option("seed", "Of data, order, spans and first weights.", _TRAINING)] = None
 
     def given(self) -> dict[str, Any]:

@@ -41,24 +41,39 @@ class Signal(nn.Module):
 
 
 class Adapter(Signal):
-    """The signal of the checks and, where `reader_rank` asks for one, a second signal that reads queries anew.
+    """The signal of the checks and, where the settings give them a rank, further ones that read texts anew.
+
+    A reader's gate is open over every row of a text. Without any, all checks look at what the base has read.
 
     Attributes:
-        reader: What reads them, with its gate open over every row of a prompt; None: all checks look at what the base
-            has read.
+        reader: Reads queries; None: there is none.
+        answer_reader: Reads answers that look suspicious, together with what they answer; None: there is none.
     """
 
     def __init__(self, config: SignalConfig, linears: Mapping[str, nn.Module], hidden_size: int) -> None:
         super().__init__(linears, hidden_size, config.rank, config.alpha)
         self.reader: Signal | None = None
+        self.answer_reader: Signal | None = None
 
-    def add_reader(self, config: SignalConfig, linears: Mapping[str, nn.Module]) -> None:
-        """Give it an untrained reader, at the scale of the checks' own LoRA."""
-        alpha = config.alpha * config.reader_rank / config.rank
-        self.reader = Signal(linears, self.cls_D.shape[0], config.reader_rank, alpha).to(self.cls_D.device)
+    @property
+    def readers(self) -> list[Signal]:
+        """Those there are."""
+        return [reader for reader in (self.reader, self.answer_reader) if reader is not None]
+
+    def add_readers(self, config: SignalConfig, linears: Mapping[str, nn.Module]) -> None:
+        """Give it the readers it lacks, untrained, at the scale of the checks' own LoRA."""
+
+        def untrained(rank: int) -> Signal:
+            alpha = config.alpha * rank / config.rank
+            return Signal(linears, self.cls_D.shape[0], rank, alpha).to(self.cls_D.device)
+
+        if config.reader_rank and self.reader is None:
+            self.reader = untrained(config.reader_rank)
+        if config.answer_reader_rank and self.answer_reader is None:
+            self.answer_reader = untrained(config.answer_reader_rank)
 
     def remove(self) -> None:
         """Take all hooks off again."""
         super().remove()
-        if self.reader is not None:
-            self.reader.remove()
+        for reader in self.readers:
+            reader.remove()

@@ -90,9 +90,14 @@ class Encoded:
         answer = [(origin + span.start, origin + span.end)]
         return self.query_ranges() + answer if span.query else answer
 
-    def queried(self, span: Span) -> Encoded | None:
-        """Return the conversation where a span is the query alone, which a reader reads anew; else None."""
-        return self if span == Span(query=True) else None
+    def text_of(self, span: Span) -> tuple[Encoded, tuple[int, ...]]:
+        """Return what a reader reads for a span: the conversation, and the ids of the answer to it up to its end."""
+        if span == Span(query=True):
+            return self, ()
+        if span.turn is None:
+            return self, self.ids[self.text : self.text + span.end]
+        start, _ = self.earlier_answers()[span.turn]
+        return Encoded(self.ids[:start], self.roles[:start]), self.ids[start : start + span.end]
 
     def _ranges(self, role: Role) -> list[tuple[int, int]]:
         inside = [False, *(own is role for own in self.roles), False]

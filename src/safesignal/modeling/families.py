@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from safesignal.errors import ModelError, SignalMaskError
+from safesignal.errors import ModelError, SignalMaskError, UsageError
 
 __all__ = ["Stack", "describe", "linear_shape", "unsupported"]
 
@@ -56,6 +56,15 @@ class Stack:
     def gateable(self) -> dict[str, nn.Module]:
         """Linear layers worth a delta on safety rows alone: nobody attends to those, so not keys and values."""
         return {n: module for n, module in self.linears.items() if n.split(".")[-1] not in _KEY_VALUE_ONLY}
+
+    def require_length(self, tokens: int, most: int) -> None:
+        """Raise if a text has more tokens than fit."""
+        if tokens > most:
+            why = f" ({self.reserved})" if self.reserved else ""
+            raise UsageError(
+                f"the text has {tokens} tokens. Expected at most {most} for this model{why}.",
+                hint="shorten the prompt or lower `--max_new_tokens`",
+            )
 
     def require_backend(self, now: Set[str]) -> None:
         """Raise if the base's attention was switched since: another kernel reads masks as what they are not."""

@@ -5,7 +5,9 @@ only. Asked for separately, text goes through the base model exactly as transfor
 follow in a pass of their own.
 
 Where the adapter has a reader, a check of the query alone reads the prompt anew instead, in a forward of its own whose
-rows are all the signal's (what the prompts of a batch begin with comes first, once for all); nothing of it stays.
+rows are all the signal's (what the prompts of a batch begin with comes first, once for all); nothing of it stays. Where
+it has a reader of answers, a check of the answer that looks suspicious is read anew in the same manner, the prompt and
+all that was written up to there.
 
 In the joint recipe answer tokens see the signal: each sees one check, the latest that was complete before it. The
 latest check of a forward is kept with the row (`modeling/cache.py`) and shown to the text of later ones.
@@ -15,11 +17,11 @@ Shapes: B batch, T text tokens of this forward, K safety rows, W cached columns,
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,12 +34,13 @@ from safesignal.modeling.adapter import Adapter, Signal
 from safesignal.modeling.cache import TextCache, TextState, common_prefix
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.families import describe, unsupported
+from safesignal.modeling.sight import Sight, texts_of
 from safesignal.modeling.surface import Surface
 from safesignal.nn.attention import grouped_attention, plain_where_quicker
 from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask, visible
 from safesignal.nn.narrow import NarrowProducts
 
-__all__ = ["Sight", "SignalForward"]
+__all__ = ["SignalForward"]
 
 _GROUPED = "safesignal_grouped"
 _LONGEST_FUSED = 256
@@ -62,23 +65,6 @@ def _grouped_sdpa(
 AttentionInterface.register(_GROUPED, _grouped_sdpa)
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """One safety row, resolved to token positions.
-
-    Attributes:
-        ranges: The (start, end) positions it sees.
-        position: Its own position id.
-        since: The first text position that sees it; -1: nobody does.
-        ids: The prompt it reads anew; empty: it looks at what the base has read.
-    """
-
-    ranges: tuple[tuple[int, int], ...]
-    position: int
-    since: int = -1
-    ids: tuple[int, ...] = ()
-
-
 class SignalForward(nn.Module):
     """A base model and an adapter, joined by a gate."""
 
@@ -88,8 +74,7 @@ class SignalForward(nn.Module):
         self.config, self.surface = config, surface
         self.base = base.eval().requires_grad_(False)
         self.adapter = Adapter(config, self._targets(), self.stack.hidden_size).to(base.device)
-        if config.reader_rank:
-            self.add_reader(config)
+        self.add_readers(config)
         self.gate = self.adapter.gate
         self._configs: dict[int, Any] = {
             id(module.config): module.config for module in self.stack.decoder.modules() if hasattr(module, "config")
@@ -114,10 +99,10 @@ class SignalForward(nn.Module):
         """Take every hook off the base model again; this object is of no use afterwards."""
         self.adapter.remove()
 
-    def add_reader(self, config: SignalConfig) -> None:
-        """Let queries be read anew from now on, by a reader that is not trained yet; `config` gives its rank."""
+    def add_readers(self, config: SignalConfig) -> None:
+        """Add the readers that `config` gives a rank and the adapter lacks; they are not trained yet."""
         self.config = config
-        self.adapter.add_reader(config, self.stack.linears)
+        self.adapter.add_readers(config, self.stack.linears)
 
     def new_state(self, rows: int) -> TextState:
         """Start with `rows` empty sequences."""
@@ -128,20 +113,30 @@ class SignalForward(nn.Module):
         """Whether text may see the signal (the paper's recipe); in the gated one it never does."""
         return self.config.recipe == "joint"
 
-    def sight(self, ranges: Sequence[tuple[int, int]], since: int | None = None, query: Encoded | None = None) -> Sight:
+    def sight(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        since: int | None = None,
+        text: tuple[Encoded, Sequence[int]] | None = None,
+    ) -> Sight:
         """Place a safety row over the token positions it may see.
 
         Args:
             ranges: (start, end) positions.
             since: First text position that sees it in turn; None: nobody does, as always in the gated recipe.
-            query: The conversation, of a check of the query alone: a reader reads its prompt anew, in plain letters.
+            text: A conversation, and ids of the answer to it up to the end of the span (none: the check is of the query
+                alone). A reader reads them anew, the prompt in plain letters; None: nobody does.
         """
         ranges = tuple((start, end) for start, end in ranges if end > start)
         if not ranges:
             raise SignalError("a check has no token to look at. Expected at least one position in its span.")
         seen = -1 if since is None or not self.joint else since
         position = ranges[-1][1] if self.config.position == "tracking" else 0
-        return Sight(ranges, position, seen, self.surface.prompt(query) if query and self.adapter.reader else ())
+        conversation, answer = text or (None, ())
+        reader = self.adapter.answer_reader if answer else self.adapter.reader
+        if conversation is None or reader is None:
+            return Sight(ranges, position, seen)
+        return Sight(ranges, position, seen, (*self.surface.prompt(conversation), *answer), doubted=bool(answer))
 
     def read_as(self, query: Encoded) -> str | None:
         """Return what the reader takes a disguised query for; None where it reads what was typed, or is none."""
@@ -168,17 +163,19 @@ class SignalForward(nn.Module):
         Returns:
             The (B, V) scores after each row's last token (None without any token), and each row's signals.
         """
-        looking = [[sight for sight in own if not sight.ids] for own in sights]
-        anew = [sight for own in sights for sight in own if sight.ids]
-        scores_BV, signals = self._feed(state, tokens, looking, fused=fused)
-        if not anew:
-            return scores_BV, signals
-        assert self.adapter.reader is not None
-        read = iter(self.adapter.reader.head(self._read_anew(anew))[:, 0].tolist())
-        found = map(iter, signals)
-        return scores_BV, [
-            [next(read if sight.ids else row) for sight in own] for own, row in zip(sights, found, strict=True)
-        ]
+        looking = [[sight for sight in own if sight.looks] for own in sights]
+        scores_BV, seen = self._feed(state, tokens, looking, fused=fused)
+        looked, every = iter([signal for row in seen for signal in row]), [sight for own in sights for sight in own]
+        signals = [next(looked) if sight.looks else math.nan for sight in every]
+        for reader, doubted in ((self.adapter.reader, False), (self.adapter.answer_reader, True)):
+            own = [place for place, sight in enumerate(every) if sight.ids and sight.doubted is doubted]
+            if asked := [place for place in own if not doubted or signals[place] >= self.config.suspicion]:
+                assert reader is not None
+                read = reader.head(self._read_anew(reader, [every[place] for place in asked]))[:, 0].tolist()
+                for place, signal in zip(asked, read, strict=True):
+                    signals[place] = signal
+        found = iter(signals)
+        return scores_BV, [[next(found) for _ in row] for row in sights]
 
     def _feed(
         self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool
@@ -216,9 +213,13 @@ class SignalForward(nn.Module):
         return scores
 
     def reread(self, sights: Sequence[Sight]) -> Tensor:
-        """Return the (N, 2) class scores of query checks that read their prompts anew; gradients where recorded."""
-        assert self.adapter.reader is not None
-        scores: Tensor = self.adapter.reader.head.logits(self._read_anew(sights))[:, 0]
+        """Return the (N, 2) class scores of checks that read texts anew, all of queries or all of answers.
+
+        None of them looks first. Gradients where recorded.
+        """
+        reader = self.adapter.answer_reader if sights[0].doubted else self.adapter.reader
+        assert reader is not None
+        scores: Tensor = reader.head.logits(self._read_anew(reader, sights))[:, 0]
         return scores
 
     def train_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]]) -> Tensor:
@@ -238,12 +239,12 @@ class SignalForward(nn.Module):
     def _try_out(self) -> None:
         """Run a check beside two tokens, so that a stack that cannot carry one is refused now and not later."""
         family, tokens = str(self.base.config.model_type), [[0, 1]]
-        anew = [Sight(((0, 2),), 0, ids=(0, last)) for last in (0, 1)] if self.adapter.reader else []
+        anew = [Sight(((0, 2),), 0, ids=(0, last)) for last in (0, 1)]
         try:
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
-            fused_BV, _ = self.feed(self.new_state(1), tokens, [[self.sight([(0, 2)]), *anew[:1]]])
-            if anew:
-                self._read_after(1, anew)
+            fused_BV, _ = self.feed(self.new_state(1), tokens, [[self.sight([(0, 2)])]])
+            for reader in self.adapter.readers:
+                self._read_after(reader, 1, anew)
         except torch.OutOfMemoryError:
             raise  # says nothing about the stack
         except (SignalMaskError, RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -296,25 +297,27 @@ class SignalForward(nn.Module):
             logits = self.base(logits_to_keep=last_columns(new, 1).to(device), **arguments).logits
             return logits[:, -1], self._taken_hidden()[:, new:]
 
-    def _read_anew(self, sights: Sequence[Sight]) -> Tensor:
-        """Read prompts under the reader's weights on every row: the (N, 1, D) hidden state of the [CLS] behind each.
+    def _read_anew(self, reader: Signal, sights: Sequence[Sight]) -> Tensor:
+        """Read texts under a reader's weights on every row: the (N, 1, D) hidden state of the [CLS] behind each.
 
-        That [CLS] sees the whole prompt, template and all: what the base would say next is decided at its end.
+        That [CLS] sees the whole text, template and all: what the base would say next is decided at its end.
         """
-        shared = common_prefix([sight.ids for sight in sights])
-        return self._read_after(shared if (len(sights) - 1) * shared >= _WORTH_SHARING else 0, sights)
+        texts, _ = texts_of(sights)
+        shared = common_prefix(texts)
+        return self._read_after(reader, shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0, sights)
 
-    def _read_after(self, shared: int, sights: Sequence[Sight]) -> Tensor:
-        """Read the first `shared` ids of all prompts, most often the template's system text, once, then the rest."""
-        reader, device = self.adapter.reader, self.base.device
-        assert reader is not None
-        state, tokens = self.new_state(len(sights)), [sight.ids[shared:] for sight in sights]
-        whole, rows = [[self.sight([(0, len(sight.ids))])] for sight in sights], max(map(len, tokens)) + 1
+    def _read_after(self, reader: Signal, shared: int, sights: Sequence[Sight]) -> Tensor:
+        """Read the first `shared` ids of all texts, most often the template's system text, once, then the rest."""
+        texts, ends = texts_of(sights)
+        state, tokens = self.new_state(len(texts)), [ids[shared:] for ids in texts]
+        whole, checks = [[self.sight([(0, end)]) for end in own] for own in ends], max(map(len, ends))
+        rows = max(map(len, tokens)) + checks
         with self._lock:
             if shared:
-                state.fill(self._keys_and_values(reader, sights[0].ids[:shared]), [shared] * len(sights), fixed=True)
-            with reader.gate.open(rows, rows), plain_where_quicker(rows, shared + rows, device):
-                return self._whole_pass(tokens, whole, reader.cls_D, state)[:, -1:]
+                state.fill(self._keys_and_values(reader, texts[0][:shared]), [shared] * len(texts), fixed=True)
+            with reader.gate.open(rows, rows), plain_where_quicker(rows, shared + rows, self.base.device):
+                hidden_TKD = self._whole_pass(tokens, whole, reader.cls_D, state)[:, -checks:]
+        return torch.cat([row_KD[: len(own), None] for row_KD, own in zip(hidden_TKD, ends, strict=True)])
 
     def _keys_and_values(self, reader: Signal, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Read a text under the reader's weights: by layer, keys and values (1, G, S, D), gradients where recorded."""
@@ -432,17 +435,8 @@ class SignalForward(nn.Module):
 
     def require_room(self, tokens: int) -> None:
         """Raise before anything is read if a prompt leaves no room for one token of an answer and its check."""
-        if tokens >= self.stack.max_length:
-            self._too_long(tokens, self.stack.max_length - 1)
+        self.stack.require_length(tokens, self.stack.max_length - 1)
 
     def _check_lengths(self, state: TextState, fed: Sequence[int]) -> None:
         longest = max(length + count for length, count in zip(state.lengths, fed, strict=True))
-        if longest > self.stack.max_length:
-            self._too_long(longest, self.stack.max_length)
-
-    def _too_long(self, tokens: int, most: int) -> NoReturn:
-        why = f" ({self.stack.reserved})" if self.stack.reserved else ""
-        raise UsageError(
-            f"the text has {tokens} tokens. Expected at most {most} for this model{why}.",
-            hint="shorten the prompt or lower `--max_new_tokens`",
-        )
+        self.stack.require_length(longest, self.stack.max_length)

@@ -17,6 +17,7 @@ from safesignal.data.build.overlap import NearIndex, eval_files, eval_texts, tou
 from safesignal.data.build.parts import Dropped, draw, permitted, read_part, require_distinct_ids
 from safesignal.data.build.recipe import Recipe
 from safesignal.data.build.separability import separability
+from safesignal.data.build.splice import splice
 from safesignal.data.build.variants import Couple, couples, family_licence, noisy, wrap
 from safesignal.data.records import Record
 from safesignal.data.sources import DATA_DIR_VARIABLE, SOURCES, load_training
@@ -186,6 +187,10 @@ class _Build:
             smaller = min(sum(row.prompt_label == label for row in base) for label in ("benign", "malicious"))
             drawn = couples(base, round(noise.rate * smaller), rng)
             made += self._clear_couples(noisy(drawn, noise.kinds, self.recipe.seed))
+        if splicing := self.recipe.splice:
+            made += splice(
+                self._part_rows(rows, splicing.parts), splicing.n, random.Random(f"{self.recipe.seed}:splice")
+            )
         return made
 
     def _part_rows(self, rows: Sequence[Record], parts: Sequence[str]) -> list[Record]:

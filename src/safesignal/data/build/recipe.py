@@ -21,7 +21,7 @@ from safesignal.data.sources import SOURCES
 from safesignal.errors import UsageError
 from safesignal.problems import problems_in
 
-__all__ = ["Holdout", "Matching", "Noise", "Part", "Recipe", "Wrapping", "load_recipe"]
+__all__ = ["Holdout", "Matching", "Noise", "Part", "Recipe", "Splicing", "Wrapping", "load_recipe"]
 
 _LABELS: tuple[str, ...] = get_args(PromptLabel)
 
@@ -99,6 +99,19 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
+class Splicing:
+    """Answers behind benign requests that they were not given to.
+
+    Attributes:
+        n: Rows with a malicious answer, and as many with a benign one.
+        parts: Parts that requests and answers come from; empty for all.
+    """
+
+    n: int
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Holdout:
     """What is written to a file of its own and trained on nowhere.
 
@@ -130,6 +143,7 @@ class Recipe:
         match: Each matches its own parts; no part stands in two.
         wrap: None to wrap nothing.
         noise: None for no noise.
+        splice: None to splice nothing.
         holdout: May name nothing.
         sha256: Of the file.
     """
@@ -144,6 +158,7 @@ class Recipe:
     match: tuple[Matching, ...] = ()
     wrap: Wrapping | None = None
     noise: Noise | None = None
+    splice: Splicing | None = None
     holdout: Holdout = field(default_factory=Holdout)
     sha256: str = ""
 
@@ -179,7 +194,12 @@ def load_recipe(path: str | Path) -> Recipe:
     )
 
 
-_SECTIONS: dict[str, Callable[..., Any]] = {"wrap": Wrapping, "noise": Noise, "holdout": Holdout}
+_SECTIONS: dict[str, Callable[..., Any]] = {
+    "wrap": Wrapping,
+    "noise": Noise,
+    "splice": Splicing,
+    "holdout": Holdout,
+}
 
 _Check = tuple[Callable[[Any], bool], str]
 """Whether a value will do, and what was expected."""
@@ -247,9 +267,10 @@ _FIELDS: dict[str, dict[str, _Check]] = {
         "parts": _NAMES,
         "kinds": _some_of(tuple(KINDS)),
     },
+    "splice": {"n": _ONE_OR_MORE, "parts": _NAMES},
     "holdout": {"sources": _NAMES, "families": _NAMES, "n": _ONE_OR_MORE},
 }
-_REQUIRED = {"recipe": ("parts",), "match": ("name", "parts"), "wrap": ("n",), "noise": ("rate",)}
+_REQUIRED = {"recipe": ("parts",), "match": ("name", "parts"), "wrap": ("n",), "noise": ("rate",), "splice": ("n",)}
 
 
 def _problems(raw: Mapping[str, Any]) -> list[str]:

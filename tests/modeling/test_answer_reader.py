@@ -1,0 +1,214 @@
+"""A reader of answers reads what looks suspicious, prompt and answer, as a base with its weights merged would."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from safesignal.config import SignalConfig
+from safesignal.errors import SignalError, UsageError
+from safesignal.modeling.model import SafeSignalModel
+from safesignal.modeling.sight import Sight, texts_of
+from safesignal.nn.gate import GatedLoRA
+from safesignal.rules import EVERY, Policy
+from safesignal.types import CheckKind, Span
+from tests.invariants.harness import NEVER_AT_ALL, PROMPTS, encoded, oracle_signal, run
+from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
+
+ANSWER = "an answer with several words, and then some more of them."
+
+
+def reading(family: Family = "llama", *, suspicion: float = 0.0, answer_reader_rank: int = 4) -> SafeSignalModel:
+    """Build a tiny model whose checks and readers have random weights of their own."""
+    tokenizer = tiny_tokenizer()
+    config = SignalConfig(rank=4, reader_rank=2, answer_reader_rank=answer_reader_rank, suspicion=suspicion)
+    model = SafeSignalModel.from_base(tiny_model(family, vocab_size=len(tokenizer)), tokenizer=tokenizer, config=config)
+    randomise_(model.forward_signal.adapter, std=0.2)
+    model.forward_signal.adapter.requires_grad_(False)
+    model.trained_signal = True
+    return model
+
+
+@torch.no_grad()
+def by_merging(model: SafeSignalModel, ids: tuple[int, ...]) -> float:
+    """Read a text with a base whose weights have the LoRA of the reader of answers added, and its [CLS] and head."""
+    adapter, stack = model.forward_signal.adapter, model.forward_signal.stack
+    reader = adapter.answer_reader
+    assert reader is not None
+    changed: list[tuple[Tensor, Tensor]] = []
+
+    def put(old: Tensor, new: Tensor) -> None:
+        changed.append((old, old.clone()))
+        old.copy_(new)
+
+    try:
+        for name, layer in stack.linears.items():
+            lora = reader.lora[name.replace(".", "/")]
+            assert isinstance(lora, GatedLoRA)
+            delta_OI, weight = lora.scale * lora.up_OR @ lora.down_RI, layer.weight
+            assert isinstance(weight, Tensor)
+            put(weight, weight + (delta_OI if isinstance(layer, nn.Linear) else delta_OI.t()))
+        for own in adapter.lora.values():
+            assert isinstance(own, GatedLoRA)
+            put(own.up_OR, torch.zeros_like(own.up_OR))
+        for name in ("cls_D", "head.proj.weight", "head.proj.bias"):
+            put(adapter.get_parameter(name), reader.get_parameter(name))
+        return oracle_signal(model, ids, [(0, len(ids))])
+    finally:
+        for tensor, value in changed:
+            tensor.copy_(value)
+
+
+def windows(model: SafeSignalModel, prompt: str = PROMPTS[1], answer: str = ANSWER) -> list[float]:
+    return list(model.score(prompt, answer, policy=NEVER_AT_ALL, schedule=EVERY)[0].response_signals)
+
+
+def without(model: SafeSignalModel) -> SafeSignalModel:
+    """Return the same adapter without its reader of answers."""
+    plain = reading(answer_reader_rank=0)
+    own = model.forward_signal.adapter.state_dict()
+    plain.forward_signal.adapter.load_state_dict({k: v for k, v in own.items() if not k.startswith("answer_reader.")})
+    return plain
+
+
+def test_a_suspicious_answer_is_read_with_its_prompt_as_by_a_base_with_the_weights_merged(family: Family) -> None:
+    model = reading(family)
+    one = model.encode_one(PROMPTS[1], ANSWER)
+    expected = [by_merging(model, one.ids[: one.text + length]) for length in range(1, one.prefill + 1)]
+    assert max(expected) - min(expected) > 1e-3, "the windows read alike, so nothing was compared"
+    assert windows(model) == pytest.approx(expected, abs=1e-4)
+
+
+def test_only_what_looks_suspicious_is_read_anew() -> None:
+    """Each window is what it looks like or what is read, by the threshold; queries stay as they are."""
+    model = reading()
+    looks, read = windows(without(model)), windows(model)
+    ordered = sorted(looks)
+    middle = (ordered[len(looks) // 2 - 1] + ordered[len(looks) // 2]) / 2
+    for suspicion in (0.0, middle, 1.0):
+        model.config = replace(model.config, suspicion=suspicion)
+        expected = [r if look >= suspicion else look for look, r in zip(looks, read, strict=True)]
+        assert windows(model) == pytest.approx(expected, abs=1e-5)
+        assert [s.prompt_signal for s in model.score(PROMPTS[:2])] == pytest.approx(
+            [s.prompt_signal for s in without(model).score(PROMPTS[:2])], abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("checks", ["fused", "separate"])
+def test_generation_reads_what_score_reads_and_writes_what_the_base_writes(family: Family, checks: str) -> None:
+    """In a batch of several lengths as for each alone: the checks of an answer are those of the same ids scored."""
+    model = reading(family)
+    bare = run(model, encoded(model, PROMPTS[:3]), signal=False, schedule=EVERY, new=9)[0]
+    rows = encoded(model, PROMPTS[:3])
+    answers, _ = run(model, rows, policy=NEVER_AT_ALL, checks=checks, schedule=EVERY, new=9)  # type: ignore[arg-type]
+    for one, answer, base in zip(rows, answers, bare, strict=True):
+        found = [check for check in answer.checks if check.kind is CheckKind.WINDOW]
+        assert len(found) >= 9
+        for check in found:
+            ids = (*one.ids, *answer.ids[: check.span.end])
+            assert check.signal == pytest.approx(by_merging(model, ids), abs=1e-4)
+        if checks == "separate":
+            assert answer.ids == base.ids
+
+
+def test_windows_of_one_answer_share_a_reading() -> None:
+    model, count = reading(), []
+    handle = model.forward_signal.stack.decoder.register_forward_hook(lambda *_: count.append(1))
+    windows(model)
+    handle.remove()
+    assert len(count) == 4, "the text, the query, the looks of all windows, and one reading of them all"
+
+
+def test_checks_share_a_text_where_one_begins_the_other() -> None:
+    def sights(*texts: tuple[int, ...]) -> list[Sight]:
+        return [Sight(((0, len(ids)),), 0, ids=ids) for ids in texts]
+
+    assert texts_of(sights((1, 2), (1, 2, 3), (1,))) == ([(1, 2, 3)], [[2, 3, 1]])
+    assert texts_of(sights((1, 2), (1, 3), (1, 3, 4))) == ([(1, 2), (1, 3, 4)], [[2], [2, 3]])
+    assert texts_of(sights((1, 2), (2,), (1, 2))) == ([(1, 2), (2,), (1, 2)], [[2], [1], [2]])
+
+
+def test_an_earlier_turn_is_read_after_what_it_follows() -> None:
+    model = reading()
+    turns = [
+        {"role": "user", "content": PROMPTS[0]},
+        {"role": "assistant", "content": ANSWER},
+        {"role": "user", "content": PROMPTS[1]},
+    ]
+    one = model.encode_one(turns)
+    ((start, end),) = one.earlier_answers()
+    conversation, read = one.text_of(Span(0, 4, turn=0))
+    assert (*conversation.ids, *read) == one.ids[: start + 4]
+    (answer,) = model.answer([one], policy=NEVER_AT_ALL, schedule=EVERY, options=model.options(max_new_tokens=1))
+    history = [check for check in answer.checks if check.kind is CheckKind.HISTORY]
+    assert len(history) == end - start
+    for check in history:
+        assert check.signal == pytest.approx(by_merging(model, one.ids[: start + check.span.end]), abs=1e-4)
+
+
+def test_a_row_reads_on_through_its_refusal() -> None:
+    model = reading()
+    policy = Policy(threshold=1.0, window_threshold=1.0)
+    (row,) = model.rows(encoded(model, PROMPTS[1:2]), policy, EVERY, True, None)
+    row.ids += [5, 6, 7, 8]
+    conversation, answer = row.text_of(Span(1, 3))
+    assert (conversation, list(answer)) == (row.encoded, [5, 6, 7])
+    row.refuse(2, [9, 9])
+    row.ids += [10, 11]
+    assert list(row.text_of(Span(0, 1))[1]) == [5, 6, 9, 9, 10]
+    assert row.text_of(Span(query=True)) == (row.encoded, ())
+
+
+def test_a_reader_that_gives_no_number_is_an_error() -> None:
+    model = reading()
+    reader = model.forward_signal.adapter.answer_reader
+    assert reader is not None
+    reader.head.proj.bias.data.fill_(float("nan"))
+    with pytest.raises(SignalError, match="not a number"):
+        windows(model)
+    with pytest.raises(SignalError, match="not a number"):
+        run(model, encoded(model, PROMPTS[:1]), schedule=EVERY, new=2)
+
+
+def test_it_is_saved_and_loaded_and_part_of_what_tells_adapters_apart(tmp_path: Path) -> None:
+    model = reading()
+    model.base.save_pretrained(tmp_path / "base")
+    model.tokenizer.save_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "adapter")
+    found = SafeSignalModel.from_pretrained(tmp_path / "adapter", base=str(tmp_path / "base"))
+    assert (found.config.answer_reader_rank, found.config.suspicion) == (4, 0.0)
+    assert found.fingerprint() == model.fingerprint()
+    assert windows(found) == pytest.approx(windows(model), abs=3e-2)  # half precision
+    assert without(model).fingerprint() != model.fingerprint()
+
+
+def test_no_hook_of_it_stays_on_a_base_that_is_given_back() -> None:
+    model = reading()
+    layer = next(iter(model.forward_signal.stack.gateable.values()))
+    assert len(layer._forward_hooks) == 3
+    model.forward_signal.remove()
+    assert not layer._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"recipe": "joint", "answer_reader_rank": 4}, "answer_reader_rank"),
+        ({"answer_reader_rank": -1}, "answer_reader_rank"),
+        ({"suspicion": 1.5}, "suspicion"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, object], name: str) -> None:
+    with pytest.raises(UsageError, match=rf"signal\.{name} = "):
+        SignalConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_window_signals_differ_from_one_to_the_next() -> None:
+    """The tests above compare signals that are not all one."""
+    read = windows(reading())
+    assert sum(abs(a - b) > 1e-4 for a, b in pairwise(read)) > len(read) // 2

@@ -94,6 +94,7 @@ requests: $(VENV)/.stamp-dev
 	@$(BIN)/safesignal data build recipes/smollm2-hazards.yaml --data_dir $(DATA) --output runs/smollm2/hazards.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/smollm2-forms.yaml --data_dir $(DATA) --output runs/smollm2/forms.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/smollm2-wider.yaml --data_dir $(DATA) --output runs/smollm2/wider.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/smollm2-framed.yaml --data_dir $(DATA) --output runs/smollm2/framed.jsonl --overwrite
 
 signal-smollm2: requests
 signal-gemma3: requests $(VENV)/.stamp-gemma
@@ -110,7 +111,10 @@ adapter: signal-smollm2
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-twins-2.toml --start runs/smollm2/two-readings --data runs/smollm2/twins-2.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/three-readings
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-hazards.toml --start runs/smollm2/three-readings --data runs/smollm2/hazards.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/four-readings
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-forms.toml --start runs/smollm2/four-readings --data runs/smollm2/forms.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/five-readings
-	@$(BIN)/safesignal align --config recipes/smollm2-reader-wider.toml --start runs/smollm2/five-readings --data runs/smollm2/wider.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
+	@$(BIN)/safesignal align --config recipes/smollm2-reader-wider.toml --start runs/smollm2/five-readings --data runs/smollm2/wider.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/six-readings
+	@$(BIN)/safesignal rollouts --plan recipes/smollm2-answers-read.toml --output runs/smollm2/newer.jsonl
+	@$(BIN)/safesignal data build recipes/smollm2-conversations.yaml --data_dir $(DATA) --output runs/smollm2/conversations.jsonl --overwrite
+	@$(BIN)/safesignal align --config recipes/smollm2-answers-read.toml --start runs/smollm2/six-readings --data runs/smollm2/conversations.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
 
 adapter-gemma3: signal-gemma3
 	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3-reader.toml --start runs/gemma3/without-reader --data runs/smollm2/forms.jsonl --data runs/smollm2/hazards.jsonl --data runs/smollm2/twins-2.jsonl --data runs/gemma3/rollouts.jsonl --output runs/gemma3/adapter

@@ -124,6 +124,41 @@ def test_windows_of_one_answer_share_a_reading() -> None:
     assert len(count) == 4, "the text, the query, the looks of all windows, and one reading of them all"
 
 
+def test_it_reads_on_where_it_was_and_anew_where_the_text_is_another(family: Family) -> None:
+    """Longer, the same, cut back, another end, several beginnings, another text: each as if read for the first time."""
+    model = reading(family)
+    forward, reader = model.forward_signal, model.forward_signal.adapter.answer_reader
+    assert reader is not None
+    ids = model.encode_one(PROMPTS[1], ANSWER).ids
+    texts = [
+        ([ids[:20]], 20),
+        ([ids[:30]], 10),
+        ([ids[:30]], 1),
+        ([ids[:25]], 1),
+        ([(*ids[:22], *ids[:9])], 9),
+        ([ids[:40], ids[:12], ids[:33]], 18),
+        ([ids[5:30]], 25),
+    ]
+    read: list[int] = []
+
+    def seen(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, Tensor]) -> None:
+        read.append(kwargs["inputs_embeds"].shape[1])
+
+    state = forward.new_state(2)
+    handle = forward.stack.decoder.register_forward_pre_hook(seen, with_kwargs=True)
+    with torch.no_grad():
+        found = [reader.head(forward._anew.on(reader, state, 1, own))[0].tolist() for own, _ in texts]
+    handle.remove()
+    assert read == [new + len(own) for own, new in texts]
+    for (own, _), signals in zip(texts, found, strict=True):
+        assert signals == pytest.approx([by_merging(model, text) for text in own], abs=1e-4)
+    assert state.readings[0] is None
+    state.select([1])
+    assert state.readings[0] is not None
+    assert state.readings[0].ids == ids[5:30]
+    assert state.nbytes > state.cache.nbytes
+
+
 def test_checks_share_a_text_where_one_begins_the_other() -> None:
     def sights(*texts: tuple[int, ...]) -> list[Sight]:
         return [Sight(((0, len(ids)),), 0, ids=ids) for ids in texts]

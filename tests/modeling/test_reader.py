@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from safesignal.config import SignalConfig
 from safesignal.errors import AdapterError, SignalError, SignalMaskError, UsageError
-from safesignal.modeling import forward as forward_module
+from safesignal.modeling import read_anew
 from safesignal.modeling.cache import common_prefix
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.sight import Sight
@@ -126,7 +126,7 @@ def test_what_prompts_begin_with_is_read_once_and_learns_from_all_of_them(
     family: Family, position: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forward and gradient are those of prompts read one by one; the shared reading is a row of its own."""
-    monkeypatch.setattr(forward_module, "_WORTH_SHARING", 2)
+    monkeypatch.setattr(read_anew, "_WORTH_SHARING", 2)
     model, prompts = reading(family, position=position), PROMPTS[:3]
     alone = gradients(model, [[prompt] for prompt in prompts])
     read: list[tuple[int, int]] = []
@@ -152,11 +152,11 @@ def test_a_beginning_is_shared_where_that_saves_enough(
     worth: int, readings: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three prompts that share three tokens save six rows."""
-    monkeypatch.setattr(forward_module, "_WORTH_SHARING", worth)
+    monkeypatch.setattr(read_anew, "_WORTH_SHARING", worth)
     forward, count = reading().forward_signal, []
     handle = forward.stack.decoder.register_forward_hook(lambda *_: count.append(1))
     assert forward.adapter.reader is not None
-    forward._read_anew(forward.adapter.reader, [Sight(((0, 4),), 0, ids=(5, 6, 7, last)) for last in (1, 2, 3)])
+    forward._anew.whole(forward.adapter.reader, [Sight(((0, 4),), 0, ids=(5, 6, 7, last)) for last in (1, 2, 3)])
     handle.remove()
     assert len(count) == readings
 
@@ -178,7 +178,7 @@ def test_plain_attention_learns_in_half_precision_what_the_fused_one_learns(monk
 
 
 def test_prompts_of_which_one_begins_the_other_and_prompts_that_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward_module, "_WORTH_SHARING", 1)
+    monkeypatch.setattr(read_anew, "_WORTH_SHARING", 1)
     forward = reading().forward_signal
     for rows in ([[5, 6], [5, 6, 7, 8]], [[5, 6], [5, 6]], [[5, 6, 7], [8, 6]], [[5], [5, 6]]):
         sights = [Sight(((0, len(ids)),), 0, ids=tuple(ids)) for ids in rows]

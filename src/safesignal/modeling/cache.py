@@ -13,6 +13,7 @@ Shapes: B batch, G key/value heads, S columns, N new columns, D head size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from safesignal.nn.gate import SignalGate
 
-__all__ = ["TextCache", "TextState", "common_prefix"]
+__all__ = ["Reading", "TextCache", "TextState", "common_prefix"]
 
 _FIRST_CAPACITY = 128
 _GROWTH = 1.5
@@ -176,6 +177,24 @@ def _moved(old: Tensor, kept: Sequence[Sequence[tuple[int, int]]], width: int) -
     return new
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reader of answers has read of one row.
+
+    Attributes:
+        ids: The text, prompt and answer so far.
+        state: Its keys and values under the reader's weights.
+    """
+
+    ids: tuple[int, ...]
+    state: TextState
+
+    def beginning_of(self, text: Sequence[int]) -> int:
+        """Return how many first ids of a text have been read, leaving at least one to read."""
+        most = min(len(self.ids), len(text) - 1)
+        return next((i for i in range(most) if self.ids[i] != text[i]), most)
+
+
 class TextState:
     """The text a batch has been fed: the cache and, per row, how many of its last columns are the row's own.
 
@@ -183,12 +202,20 @@ class TextState:
         cache: Keys and values.
         lengths: Text tokens of each row.
         since: Per row, the first position that sees the stored check; -1 while there is none.
+        readings: Per row, what a reader of answers has read; None before it has. Its text is its own affair: a row that
+            is cut back is read anew from where it differs.
     """
 
     def __init__(self, cache: TextCache, rows: int) -> None:
         self.cache = cache
         self.lengths = [0] * rows
         self.since = [-1] * rows
+        self.readings: list[Reading | None] = [None] * rows
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all keys and values, in bytes."""
+        return self.cache.nbytes + sum(reading.state.nbytes for reading in self.readings if reading is not None)
 
     def fill(self, text: Sequence[tuple[Tensor, ...]], lengths: Sequence[int], *, fixed: bool = False) -> None:
         """Begin with text that is known (:meth:`TextCache.fill`); one row of it begins all rows alike, not copied."""
@@ -253,6 +280,7 @@ class TextState:
         self.cache.select(rows)
         self.lengths = [self.lengths[row] for row in rows]
         self.since = [self.since[row] for row in rows]
+        self.readings = [self.readings[row] for row in rows]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:

@@ -17,7 +17,6 @@ Shapes: B batch, T text tokens of this forward, K safety rows, W cached columns,
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,17 +25,18 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from safesignal.config import SignalConfig
 from safesignal.errors import SignalError, SignalMaskError, UsageError
-from safesignal.modeling.adapter import Adapter, Signal
-from safesignal.modeling.cache import TextCache, TextState, common_prefix
+from safesignal.modeling.adapter import Adapter
+from safesignal.modeling.cache import TextCache, TextState
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.families import describe, unsupported
-from safesignal.modeling.sight import Sight, texts_of
+from safesignal.modeling.read_anew import ReadAnew
+from safesignal.modeling.sight import Sight
 from safesignal.modeling.surface import Surface
-from safesignal.nn.attention import grouped_attention, plain_where_quicker
+from safesignal.nn.attention import grouped_attention
 from safesignal.nn.masks import additive, last_columns, latest_check, right_aligned, safety_mask, text_mask, visible
 from safesignal.nn.narrow import NarrowProducts
 
@@ -45,8 +45,6 @@ __all__ = ["SignalForward"]
 _GROUPED = "safesignal_grouped"
 _LONGEST_FUSED = 256
 """Beyond this many new tokens an explicit mask over the text costs more than a pass of its own for the checks."""
-_WORTH_SHARING = 64
-"""Rows that reading a common beginning once must save: it is a pass of its own, which reads all weights."""
 _SAME_TEXT = 0.05
 """How far scores of text may move beside a check, as a share of the largest: generous, for half precision."""
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
@@ -75,13 +73,13 @@ class SignalForward(nn.Module):
         self.base = base.eval().requires_grad_(False)
         self.adapter = Adapter(config, self._targets(), self.stack.hidden_size).to(base.device)
         self.add_readers(config)
-        self.gate = self.adapter.gate
+        self.gate, self._anew = self.adapter.gate, ReadAnew(self)
         self._configs: dict[int, Any] = {
             id(module.config): module.config for module in self.stack.decoder.modules() if hasattr(module, "config")
         }
         self._products = NarrowProducts([*self.stack.decoder.modules(), base.get_output_embeddings()])
         self._hidden: Tensor | None = None
-        self._lock = _LOCKS.setdefault(base, threading.RLock())
+        self.lock = _LOCKS.setdefault(base, threading.RLock())
         self.adapter.handles.append(self.stack.decoder.register_forward_hook(self._keep_hidden))
         try:
             self._try_out()
@@ -165,17 +163,23 @@ class SignalForward(nn.Module):
         """
         looking = [[sight for sight in own if sight.looks] for own in sights]
         scores_BV, seen = self._feed(state, tokens, looking, fused=fused)
-        looked, every = iter([signal for row in seen for signal in row]), [sight for own in sights for sight in own]
-        signals = [next(looked) if sight.looks else math.nan for sight in every]
-        for reader, doubted in ((self.adapter.reader, False), (self.adapter.answer_reader, True)):
-            own = [place for place, sight in enumerate(every) if sight.ids and sight.doubted is doubted]
-            if asked := [place for place in own if not doubted or signals[place] >= self.config.suspicion]:
-                assert reader is not None
-                read = reader.head(self._read_anew(reader, [every[place] for place in asked]))[:, 0].tolist()
-                for place, signal in zip(asked, read, strict=True):
-                    signals[place] = signal
-        found = iter(signals)
-        return scores_BV, [[next(found) for _ in row] for row in sights]
+        anew = [sight for own in sights for sight in own if not sight.looks]
+        read: Iterator[float] = iter(())
+        if anew:
+            assert self.adapter.reader is not None
+            read = iter(self.adapter.reader.head(self._anew.whole(self.adapter.reader, anew))[:, 0].tolist())
+        signals = [
+            [next(row if sight.looks else read) for sight in own]
+            for own, row in zip(sights, map(iter, seen), strict=True)
+        ]
+        for row, own in enumerate(sights):
+            doubts = [k for k, s in enumerate(own) if s.doubted and signals[row][k] >= self.config.suspicion]
+            if doubts:
+                assert self.adapter.answer_reader is not None
+                hidden_1KD = self._anew.on(self.adapter.answer_reader, state, row, [own[k].ids for k in doubts])
+                for k, signal in zip(doubts, self.adapter.answer_reader.head(hidden_1KD)[0].tolist(), strict=True):
+                    signals[row][k] = signal
+        return scores_BV, signals
 
     def _feed(
         self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool
@@ -219,7 +223,7 @@ class SignalForward(nn.Module):
         """
         reader = self.adapter.answer_reader if sights[0].doubted else self.adapter.reader
         assert reader is not None
-        scores: Tensor = reader.head.logits(self._read_anew(reader, sights))[:, 0]
+        scores: Tensor = reader.head.logits(self._anew.whole(reader, sights))[:, 0]
         return scores
 
     def train_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]]) -> Tensor:
@@ -232,8 +236,8 @@ class SignalForward(nn.Module):
         Returns:
             (B, T + K, D) last hidden states: text in the last columns of the first T, then the checks.
         """
-        with self._lock:
-            return self._whole_pass(tokens, sights, self.adapter.cls_D)
+        with self.lock:
+            return self.whole_pass(tokens, sights, self.adapter.cls_D)
 
     @torch.no_grad()
     def _try_out(self) -> None:
@@ -244,7 +248,7 @@ class SignalForward(nn.Module):
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
             fused_BV, _ = self.feed(self.new_state(1), tokens, [[self.sight([(0, 2)])]])
             for reader in self.adapter.readers:
-                self._read_after(reader, 1, anew)
+                self._anew.after(reader, 1, anew)
         except torch.OutOfMemoryError:
             raise  # says nothing about the stack
         except (SignalMaskError, RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -275,7 +279,7 @@ class SignalForward(nn.Module):
         Of several rows the output layer alone may round differently (`nn/masks.py:last_columns`).
         """
         new, device = max(map(len, tokens)), self.base.device
-        with self._lock:
+        with self.lock:
             logits_B1V: Tensor = self.base(
                 input_ids=right_aligned(tokens, new, 0).to(device),
                 attention_mask=(keys_BC >= 0).long().to(device) if padded else None,
@@ -292,61 +296,30 @@ class SignalForward(nn.Module):
         """Run new text and safety rows in one forward under an explicit mask: scores, hidden states of the latter."""
         new, device = max(map(len, tokens)), self.base.device
         embeds_BTD = self.base.get_input_embeddings()(right_aligned(tokens, new, 0).to(device))
-        arguments = self._arguments(state, keys_BC, embeds_BTD, sights)
+        arguments = self.arguments(state, keys_BC, embeds_BTD, sights)
         with self._opened(max(map(len, sights)), arguments["inputs_embeds"].shape[1]):
             logits = self.base(logits_to_keep=last_columns(new, 1).to(device), **arguments).logits
             return logits[:, -1], self._taken_hidden()[:, new:]
 
-    def _read_anew(self, reader: Signal, sights: Sequence[Sight]) -> Tensor:
-        """Read texts under a reader's weights on every row: the (N, 1, D) hidden state of the [CLS] behind each.
-
-        That [CLS] sees the whole text, template and all: what the base would say next is decided at its end.
-        """
-        texts, _ = texts_of(sights)
-        shared = common_prefix(texts)
-        return self._read_after(reader, shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0, sights)
-
-    def _read_after(self, reader: Signal, shared: int, sights: Sequence[Sight]) -> Tensor:
-        """Read the first `shared` ids of all texts, most often the template's system text, once, then the rest."""
-        texts, ends = texts_of(sights)
-        state, tokens = self.new_state(len(texts)), [ids[shared:] for ids in texts]
-        whole, checks = [[self.sight([(0, end)]) for end in own] for own in ends], max(map(len, ends))
-        rows = max(map(len, tokens)) + checks
-        with self._lock:
-            if shared:
-                state.fill(self._keys_and_values(reader, texts[0][:shared]), [shared] * len(texts), fixed=True)
-            with reader.gate.open(rows, rows), plain_where_quicker(rows, shared + rows, self.base.device):
-                hidden_TKD = self._whole_pass(tokens, whole, reader.cls_D, state)[:, -checks:]
-        return torch.cat([row_KD[: len(own), None] for row_KD, own in zip(hidden_TKD, ends, strict=True)])
-
-    def _keys_and_values(self, reader: Signal, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Read a text under the reader's weights: by layer, keys and values (1, G, S, D), gradients where recorded."""
-        alone, count, device = self.new_state(1), len(ids), self.base.device
-        kept: Any = DynamicCache()
-        embeds_1TD = self.base.get_input_embeddings()(torch.tensor([ids], device=device))
-        keys_1C = alone.key_positions([count], count, stored=False)
-        arguments = self._arguments(alone, keys_1C, embeds_1TD, [[]], reader.cls_D)
-        with reader.gate.open(count, count), plain_where_quicker(count, count, device):
-            self.stack.decoder(**arguments | {self.stack.cache_argument: kept})
-        return [(layer.keys, layer.values) for layer in kept.layers]
-
-    def _whole_pass(
+    def whole_pass(
         self,
         tokens: Sequence[Sequence[int]],
         sights: Sequence[Sequence[Sight]],
         cls_D: Tensor,
         state: TextState | None = None,
+        *,
+        keep: bool = False,
     ) -> Tensor:
-        """Run texts and their checks in one forward that leaves no cache: (B, T + K, D) last hidden states.
+        """Run texts and their checks in one forward: (B, T + K, D) last hidden states.
 
-        What `state` holds is what the rows begin with, and left out of `tokens`.
+        What `state` holds is what the rows begin with, and left out of `tokens`; with `keep` it takes in what is read.
         """
         state, fed = state or self.new_state(len(tokens)), [len(row) for row in tokens]
         self._check_lengths(state, fed)
         embeds_BTD = self.base.get_input_embeddings()(right_aligned(tokens, max(fed), 0).to(self.base.device))
         keys_BC = state.key_positions(fed, max(fed), stored=False)
-        arguments = self._arguments(state, keys_BC, embeds_BTD, sights, cls_D)
-        if not state.cache.width:
+        arguments = self.arguments(state, keys_BC, embeds_BTD, sights, cls_D)
+        if not (keep or state.cache.width):
             # The stack's own attention, not the switched one: activation checkpointing runs it again after this call.
             arguments |= {"use_cache": False, self.stack.cache_argument: None}
         hidden_BQD: Tensor = self.stack.decoder(**arguments).last_hidden_state
@@ -355,13 +328,13 @@ class SignalForward(nn.Module):
     def _safety_pass(self, state: TextState, keys_BC: Tensor, sights: Sequence[Sequence[Sight]]) -> Tensor:
         """Run safety rows alone over text the cache holds: their (B, K, D) hidden states."""
         nothing_B0D = self.adapter.cls_D.new_zeros(len(sights), 0, self.stack.hidden_size, dtype=self.base.dtype)
-        arguments = self._arguments(state, keys_BC, nothing_B0D, sights)
+        arguments = self.arguments(state, keys_BC, nothing_B0D, sights)
         checks = arguments["inputs_embeds"].shape[1]
         with self._opened(checks, checks):
             self.stack.decoder(**arguments)
             return self._taken_hidden()
 
-    def _arguments(
+    def arguments(
         self,
         state: TextState,
         keys_BC: Tensor,
@@ -416,10 +389,16 @@ class SignalForward(nn.Module):
 
     @contextmanager
     def _opened(self, checks: int, width: int) -> Iterator[None]:
-        """Open the gate and use our attention for one forward, alone on this base; an eager stack keeps its own."""
-        with self._lock, self.gate.open(checks, width), self._products.turned():
-            before = {key: config._attn_implementation for key, config in self._configs.items()}
+        """Open the gate for one forward, alone on this base, with our attention."""
+        with self.lock, self.gate.open(checks, width), self.switched():
             self._hidden = None
+            yield
+
+    @contextmanager
+    def switched(self) -> Iterator[None]:
+        """Use our attention for one forward; an eager stack keeps its own."""
+        with self._products.turned():
+            before = {key: config._attn_implementation for key, config in self._configs.items()}
             try:
                 if self.stack.backend == "sdpa":
                     for config in self._configs.values():

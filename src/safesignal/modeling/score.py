@@ -116,7 +116,7 @@ class _Texts:
     @property
     def nbytes(self) -> int:
         """Memory that the text takes, bytes."""
-        return self._state.cache.nbytes if self._state is not None else 0
+        return self._state.nbytes if self._state is not None else 0
 
     def forget(self) -> None:
         """Give the memory back; the signals stay, and further ones cost another reading of the text."""

@@ -1,0 +1,98 @@
+"""Reading texts anew under a reader's weights, which its gate puts on every row of a forward.
+
+Prompts are read whole, each once, and nothing of them stays. Answers are read on: a row keeps what its reader has read
+(`modeling/cache.py:Reading`), so that a further check costs what was written since.
+
+Shapes: N checks, T texts, K checks of one text, D hidden, G key/value heads, S columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from safesignal.modeling.adapter import Signal
+from safesignal.modeling.cache import Reading, TextCache, TextState, common_prefix
+from safesignal.modeling.sight import Sight, texts_of
+from safesignal.nn.attention import plain_where_quicker
+from safesignal.nn.gate import SignalGate
+
+if TYPE_CHECKING:
+    from safesignal.modeling.forward import SignalForward
+
+__all__ = ["ReadAnew"]
+
+_WORTH_SHARING = 64
+"""Rows that reading a common beginning once must save: it is a pass of its own, which reads all weights."""
+
+
+class ReadAnew:
+    """The forwards of readers of one model."""
+
+    def __init__(self, forward: SignalForward) -> None:
+        self._forward = forward
+        # Says which rows of an answer's reading are checks and not kept; no LoRA listens to it.
+        self._checks = SignalGate()
+
+    def whole(self, reader: Signal, sights: Sequence[Sight]) -> Tensor:
+        """Read texts from their beginnings: the (N, 1, D) hidden state of the [CLS] behind each.
+
+        That [CLS] sees the whole text, template and all: what the base would say next is decided at its end. Gradients
+        where recorded.
+        """
+        texts, _ = texts_of(sights)
+        shared = common_prefix(texts)
+        return self.after(reader, shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0, sights)
+
+    def after(self, reader: Signal, shared: int, sights: Sequence[Sight]) -> Tensor:
+        """Read the first `shared` ids of all texts, most often the template's system text, once, then the rest."""
+        forward, (texts, ends) = self._forward, texts_of(sights)
+        state, tokens = forward.new_state(len(texts)), [ids[shared:] for ids in texts]
+        whole, checks = [[forward.sight([(0, end)]) for end in own] for own in ends], max(map(len, ends))
+        rows = max(map(len, tokens)) + checks
+        with forward.lock:
+            if shared:
+                state.fill(self._keys_and_values(reader, texts[0][:shared]), [shared] * len(texts), fixed=True)
+            with reader.gate.open(rows, rows), plain_where_quicker(rows, shared + rows, forward.base.device):
+                hidden_TKD = forward.whole_pass(tokens, whole, reader.cls_D, state)[:, -checks:]
+        return torch.cat([row_KD[: len(own), None] for row_KD, own in zip(hidden_TKD, ends, strict=True)])
+
+    def on(self, reader: Signal, state: TextState, row: int, texts: Sequence[tuple[int, ...]]) -> Tensor:
+        """Read on in a row's text: the (1, K, D) hidden states of the [CLS] behind each of its K beginnings.
+
+        What was read of this row before is not read again, so far as it is still what was written.
+
+        Args:
+            reader: Of answers.
+            state: Of the batch; keeps what is read.
+            row: The row's place in it.
+            texts: Prompt and answer up to the end of each check; the longest begins with all others.
+        """
+        forward, text = self._forward, max(texts, key=len)
+        known = state.readings[row] or Reading((), TextState(TextCache(len(forward.stack.layers), self._checks), 1))
+        kept = known.beginning_of(text)
+        if kept < len(known.ids):
+            known.state.cut([kept])
+        new, checks = text[kept:], [[forward.sight([(0, len(ids))]) for ids in texts]]
+        rows = len(new) + len(texts)
+        with forward.lock, reader.gate.open(rows, rows), self._checks.open(len(texts), rows), forward.switched():
+            hidden_1QD = forward.whole_pass([new], checks, reader.cls_D, known.state, keep=True)
+        known.state.advance([len(new)])
+        state.readings[row] = Reading(text, known.state)
+        return hidden_1QD[:, len(new) :]
+
+    def _keys_and_values(self, reader: Signal, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Read a text under the reader's weights: by layer, keys and values (1, G, S, D), gradients where recorded."""
+        forward, count = self._forward, len(ids)
+        alone, device = forward.new_state(1), forward.base.device
+        kept: Any = DynamicCache()
+        embeds_1TD = forward.base.get_input_embeddings()(torch.tensor([ids], device=device))
+        keys_1C = alone.key_positions([count], count, stored=False)
+        arguments = forward.arguments(alone, keys_1C, embeds_1TD, [[]], reader.cls_D)
+        with reader.gate.open(count, count), plain_where_quicker(count, count, device):
+            forward.stack.decoder(**arguments | {forward.stack.cache_argument: kept})
+        return [(layer.keys, layer.values) for layer in kept.layers]

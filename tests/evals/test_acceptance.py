@@ -21,6 +21,7 @@ from safesignal.modeling.decode import DecodeSettings, Step, decode
 from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.output import Answer
+from safesignal.modeling.read_anew import ReadAnew
 from safesignal.modeling.rows import Row
 from safesignal.rules import Policy
 from safesignal.types import FinishReason
@@ -248,3 +249,21 @@ def test_the_benchmark_runs_every_check_of_a_schedule_whatever_the_signal_says(m
     checks = [len(rows[0].checks) for rows in written[1:]]
     assert checks[0] == 0
     assert checks[1] == checks[2] >= 40
+
+
+def test_the_benchmark_times_an_answer_of_which_every_check_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = guarded("llama")
+    settings = replace(model.config, answer_reader_rank=2, suspicion=1.0)
+    model.forward_signal.add_readers(settings)
+    read: list[int] = []
+    on = ReadAnew.on
+
+    def counted(*args: Any) -> torch.Tensor:
+        read.append(1)
+        return on(*args)
+
+    monkeypatch.setattr(ReadAnew, "on", counted)
+    rows = bench_decode(model, BenchConfig(batch_sizes=(1,), contexts=(8,), new_tokens=12, repeats=1))
+    assert [row.variant for row in rows][-1] == "annealing, all read anew"
+    assert len(read) == 11, "one at each of ten tokens, and one at the end"
+    assert model.config == settings

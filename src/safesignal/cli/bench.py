@@ -58,6 +58,7 @@ def _table(rows: list[BenchRow]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("context", "batch", "checks", "ms/token", "fastest–slowest", "extra", "first token ms", "peak MiB"):
         table.add_column(column, justify="left" if column == "checks" else "right")
+    last = rows[-1].variant  # of each cell
     for row in rows:
         table.add_row(
             str(row.context),
@@ -68,7 +69,7 @@ def _table(rows: list[BenchRow]) -> Table:
             f"{row.extra:+.1%}",
             f"{row.first:.0f}",
             f"{row.peak / 2**20:.0f}",
-            end_section=row.variant == "annealing, separate",
+            end_section=last == row.variant,
         )
     return table
 

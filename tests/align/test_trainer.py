@@ -14,12 +14,11 @@ from safesignal.align.evaluate import place_checks
 from safesignal.align.examples import encode_examples, load_mixture
 from safesignal.align.gated import GatedRecipe
 from safesignal.align.recipe import Rows
-from safesignal.align.rollouts import SPLIT_SEED
 from safesignal.align.run import align
 from safesignal.align.thresholds import recalibrate
 from safesignal.align.trainer import Progress, Trainer
 from safesignal.config import PRESETS, OperatingPoint, SignalConfig
-from safesignal.data.mixture import split_by_prompt
+from safesignal.data.mixture import SPLIT_SEED, split_by_prompt
 from safesignal.data.records import Message, Record, append_jsonl, read_records
 from safesignal.errors import AdapterError, DataError, UsageError
 from safesignal.modeling.model import SafeSignalModel
@@ -234,8 +233,30 @@ def test_a_reader_of_answers_begins_as_that_of_queries_and_is_trained_alone(tmp_
     other = GatedRecipe.from_base(str(tmp_path / "base"), config, replace(signal, answer_reader_rank=4))
     assert other.model.forward_signal.adapter.answer_reader is not None
     assert not any(p.any() for p in other.model.forward_signal.adapter.answer_reader.head.parameters())
-    with pytest.raises(UsageError, match=r"read_answers is on and signal\.answer_reader_rank is 0"):
-        GatedRecipe.from_base(str(tmp_path / "base"), config, SignalConfig(rank=4, reader_rank=2))
+    recipe.model.trained_signal = True
+    recipe.save(tmp_path / "second", {})
+    again = replace(config, start=str(tmp_path / "second"))
+    assert GatedRecipe.from_base(str(tmp_path / "base"), again, SignalConfig()).model.config.answer_reader_rank == 2
+
+
+def test_no_run_begins_a_reader_that_it_does_not_train(tmp_path: Path) -> None:
+    """What it says then is one half, or what it was copied from knows, and it would be saved as if it had learnt."""
+    base = str(tmp_path / "base")
+    saved(tmp_path, make_model())
+    start = replace(CONFIG, start=str(tmp_path / "adapter"))
+    both, answers = SignalConfig(rank=4, reader_rank=2, answer_reader_rank=2), replace(CONFIG, read_answers=True)
+    for config, signal, said in [
+        (replace(start, read_answers=True), SignalConfig(rank=4), "answer_reader_rank is 0"),
+        (answers, both, "start is empty"),
+        (start, both, "answer_reader_rank = 2 asks for a reader"),
+        (CONFIG, both, "answer_reader_rank = 2 asks for a reader"),
+        (replace(start, windows=False), both, "answer_reader_rank = 2 asks for a reader"),
+        (replace(start, read_answers=True), both, r"reader_rank = 2 asks for a reader"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            GatedRecipe.from_base(base, config, signal)
+    alone = GatedRecipe.from_base(base, replace(start, read_answers=True), SignalConfig(rank=4, answer_reader_rank=2))
+    assert alone.model.forward_signal.adapter.reader is None
 
 
 def test_what_is_saved_is_the_mean_of_a_run_and_its_start(tmp_path: Path) -> None:

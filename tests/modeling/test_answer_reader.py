@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,8 +14,11 @@ from torch import Tensor, nn
 
 from safesignal.config import SignalConfig
 from safesignal.errors import SignalError, UsageError
+from safesignal.modeling.adapter import Signal
+from safesignal.modeling.cache import TextState
 from safesignal.modeling.model import SafeSignalModel
-from safesignal.modeling.sight import Sight, texts_of
+from safesignal.modeling.read_anew import ReadAnew
+from safesignal.modeling.sight import shared_texts
 from safesignal.nn.gate import GatedLoRA
 from safesignal.rules import EVERY, Policy
 from safesignal.types import CheckKind, Span
@@ -23,10 +28,18 @@ from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
 ANSWER = "an answer with several words, and then some more of them."
 
 
-def reading(family: Family = "llama", *, suspicion: float = 0.0, answer_reader_rank: int = 4) -> SafeSignalModel:
+def reading(
+    family: Family = "llama",
+    *,
+    suspicion: float = 0.0,
+    answer_reader_rank: int = 4,
+    position: Literal["tracking", "first"] = "tracking",
+) -> SafeSignalModel:
     """Build a tiny model whose checks and readers have random weights of their own."""
     tokenizer = tiny_tokenizer()
-    config = SignalConfig(rank=4, reader_rank=2, answer_reader_rank=answer_reader_rank, suspicion=suspicion)
+    config = SignalConfig(
+        rank=4, position=position, reader_rank=2, answer_reader_rank=answer_reader_rank, suspicion=suspicion
+    )
     model = SafeSignalModel.from_base(tiny_model(family, vocab_size=len(tokenizer)), tokenizer=tokenizer, config=config)
     randomise_(model.forward_signal.adapter, std=0.2)
     model.forward_signal.adapter.requires_grad_(False)
@@ -76,8 +89,11 @@ def without(model: SafeSignalModel) -> SafeSignalModel:
     return plain
 
 
-def test_a_suspicious_answer_is_read_with_its_prompt_as_by_a_base_with_the_weights_merged(family: Family) -> None:
-    model = reading(family)
+@pytest.mark.parametrize("position", ["tracking", "first"])
+def test_a_suspicious_answer_is_read_with_its_prompt_as_by_a_base_with_the_weights_merged(
+    family: Family, position: Literal["tracking", "first"]
+) -> None:
+    model = reading(family, position=position)
     one = model.encode_one(PROMPTS[1], ANSWER)
     expected = [by_merging(model, one.ids[: one.text + length]) for length in range(1, one.prefill + 1)]
     assert max(expected) - min(expected) > 1e-3, "the windows read alike, so nothing was compared"
@@ -162,12 +178,9 @@ def test_it_reads_on_where_it_was_and_anew_where_the_text_is_another(family: Fam
 
 
 def test_checks_share_a_text_where_one_begins_the_other() -> None:
-    def sights(*texts: tuple[int, ...]) -> list[Sight]:
-        return [Sight(((0, len(ids)),), 0, ids=ids) for ids in texts]
-
-    assert texts_of(sights((1, 2), (1, 2, 3), (1,))) == ([(1, 2, 3)], [[2, 3, 1]])
-    assert texts_of(sights((1, 2), (1, 3), (1, 3, 4))) == ([(1, 2), (1, 3, 4)], [[2], [2, 3]])
-    assert texts_of(sights((1, 2), (2,), (1, 2))) == ([(1, 2), (2,), (1, 2)], [[2], [1], [2]])
+    assert shared_texts([(1, 2), (1, 2, 3), (1,)]) == ([(1, 2, 3)], [[2, 3, 1]])
+    assert shared_texts([(1, 2), (1, 3), (1, 3, 4)]) == ([(1, 2), (1, 3, 4)], [[2], [2, 3]])
+    assert shared_texts([(1, 2), (2,), (1, 2)]) == ([(1, 2), (2,), (1, 2)], [[2], [1], [2]])
 
 
 def test_an_earlier_turn_is_read_after_what_it_follows() -> None:
@@ -186,6 +199,56 @@ def test_an_earlier_turn_is_read_after_what_it_follows() -> None:
     assert len(history) == end - start
     for check in history:
         assert check.signal == pytest.approx(by_merging(model, one.ids[: start + check.span.end]), abs=1e-4)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], Tensor]]:
+    """Keep each text that is read on in, with what came of it."""
+    kept: list[tuple[tuple[int, ...], Tensor]] = []
+    on = ReadAnew.on
+
+    def keep(self: ReadAnew, reader: Signal, state: TextState, row: int, texts: Sequence[tuple[int, ...]]) -> Tensor:
+        hidden_1KD = on(self, reader, state, row, texts)
+        kept.extend(zip(texts, hidden_1KD[0], strict=True))
+        return hidden_1KD
+
+    monkeypatch.setattr(ReadAnew, "on", keep)
+    return kept
+
+
+@pytest.mark.parametrize("strategic", [True, False])
+def test_refusals_rollbacks_and_rows_that_leave_read_no_stale_text(
+    family: Family, strategic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three rows of which readings refuse some, each at its own place: every reading is what a first one would be."""
+    model = reading(family)
+    kept = recorded(monkeypatch)
+    ordered = sorted(signal for prompt in PROMPTS[:3] for signal in windows(model, prompt))
+    policy = Policy(
+        threshold=1.0,
+        window_threshold=ordered[len(ordered) // 2],
+        tau=2,
+        strategic_attention=strategic,
+        check_query=False,
+        explain_tokens=6,
+    )
+    kept.clear()
+    answers, _ = run(model, encoded(model, PROMPTS[:3], prefill="Well,"), policy=policy, schedule=EVERY, new=30)
+    assert any(answer.refused for answer in answers)
+    lengths = [len(text) for text, _ in kept]
+    assert any(after < before for before, after in pairwise(lengths)), "no text was cut back"
+    reader = model.forward_signal.adapter.answer_reader
+    assert reader is not None
+    for text, hidden_D in kept[:: max(1, len(kept) // 40)]:
+        assert float(reader.head(hidden_D[None, None])) == pytest.approx(by_merging(model, text), abs=1e-4)
+
+
+def test_a_disguised_prompt_is_read_in_plain_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = reading()
+    kept = recorded(monkeypatch)
+    typed, plain = (model.encode_one(prompt, ANSWER) for prompt in ("p i c k a l o c k", "pick a lock"))
+    monkeypatch.setattr(model.forward_signal.surface, "prompt", lambda one: plain.ids[: plain.text])
+    windows(model, "p i c k a l o c k")
+    assert max((text for text, _ in kept), key=len) == (*plain.ids[: plain.text], *typed.ids[typed.text :])
 
 
 def test_a_row_reads_on_through_its_refusal() -> None:

@@ -156,7 +156,7 @@ def test_a_beginning_is_shared_where_that_saves_enough(
     forward, count = reading().forward_signal, []
     handle = forward.stack.decoder.register_forward_hook(lambda *_: count.append(1))
     assert forward.adapter.reader is not None
-    forward._anew.whole(forward.adapter.reader, [Sight(((0, 4),), 0, ids=(5, 6, 7, last)) for last in (1, 2, 3)])
+    forward._anew.whole(forward.adapter.reader, [(5, 6, 7, last) for last in (1, 2, 3)])
     handle.remove()
     assert len(count) == readings
 

@@ -103,7 +103,8 @@ def place_checks(
         for check in draw_checks(example, model.config, config, epoch):
             text = example.encoded.text_of(check.span) if check.span.query or config.read_answers else None
             placed.append((b, check, model.forward_signal.sight(example.encoded.ranges(check.span), text=text)))
-    return [one for one in placed if not one[2].ids], [one for one in placed if one[2].ids]
+    anew = [one for one in placed if one[2].ids or one[2].doubted]
+    return [one for one in placed if not (one[2].ids or one[2].doubted)], anew
 
 
 def cls_loss(scores: Tensor, targets: Tensor, config: AlignConfig) -> Tensor:

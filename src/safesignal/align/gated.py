@@ -36,6 +36,7 @@ __all__ = ["GatedRecipe"]
 
 _BUILT = ("position", "rank", "alpha", "targets")
 """Settings that the weights of a signal were made for."""
+_READERS = ("reader_rank", "answer_reader_rank")
 
 
 class _Step(nn.Module):
@@ -80,17 +81,13 @@ class GatedRecipe:
                 "align.windows is off and align.start is empty. Expected an adapter whose windows are trained already.",
                 hint="`--start ADAPTER`",
             )
-        if config.read_answers and not signal.answer_reader_rank:
-            raise UsageError(
-                "align.read_answers is on and signal.answer_reader_rank is 0. Expected the rank of a reader to train.",
-                hint="`--answer_reader_rank 16`",
-            )
         if not config.start and config.start_share:
             raise UsageError(
                 f"align.start_share = {config.start_share} and align.start is empty. Expected an adapter for the mean.",
                 hint="`--start ADAPTER`",
             )
         if not config.start:
+            _require_trained(config, signal, begun=signal)
             fresh = SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how)
             _begin_readers(fresh, fresh.forward_signal.adapter.readers)
             return cls(fresh, config)
@@ -105,6 +102,8 @@ class GatedRecipe:
             own.forward_signal.adapter.float(), load_adapter(find_adapter(config.start, model))[2], config.start
         )
         wanted = _settled(own.config, signal)
+        new = {name: getattr(wanted, name) * (not getattr(own.config, name)) for name in _READERS}
+        _require_trained(config, wanted, begun=replace(wanted, **new))
         had = own.forward_signal.adapter.readers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -207,6 +206,30 @@ def _begin_readers(model: SafeSignalModel, readers: Sequence[Signal]) -> None:
         nn.init.zeros_(reader.head.proj.bias)
 
 
+def _require_trained(config: AlignConfig, wanted: SignalConfig, *, begun: SignalConfig) -> None:
+    """Raise if a run would begin a reader that it does not train, and save it as if it did.
+
+    Args:
+        config: Of the run.
+        wanted: The signal that it makes.
+        begun: The same, with a rank of 0 for readers that the start has already.
+    """
+    if config.read_answers and not (config.start and wanted.answer_reader_rank):
+        lacking = "signal.answer_reader_rank is 0" if config.start else "align.start is empty"
+        raise UsageError(
+            f"align.read_answers is on and {lacking}. Expected an adapter, and the rank of a reader of answers to "
+            "train for it.",
+            hint="`--start ADAPTER --answer_reader_rank 16`",
+        )
+    untrained = "reader_rank" if config.read_answers else "answer_reader_rank"
+    if getattr(begun, untrained):
+        raise UsageError(
+            f"signal.{untrained} = {getattr(begun, untrained)} asks for a reader that this run would begin and not "
+            f"train. Expected 0, or align.read_answers {'off' if config.read_answers else 'on'}.",
+            hint="one run trains one: that of queries first, that of answers with `--start ADAPTER --read_answers`",
+        )
+
+
 def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:
     """Return the settings of a run that goes on: those asked for, or, where nothing was, those it started from.
 
@@ -215,7 +238,7 @@ def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:
     if asked == SignalConfig():
         return started
     differing = [name for name in _BUILT if getattr(started, name) != getattr(asked, name)]
-    for name in ("reader_rank", "answer_reader_rank"):
+    for name in _READERS:
         differing += [name] if getattr(started, name) not in (0, getattr(asked, name)) else []
     if differing:
         found = ", ".join(f"{name} = {getattr(started, name)}" for name in differing)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safesignal.data.jsonl import Writer, read_jsonl
-from safesignal.data.mixture import filter_licence, split_by_prompt, text_key
+from safesignal.data.mixture import SPLIT_SEED, filter_licence, split_by_prompt, text_key
 from safesignal.data.records import Record, read_records
 from safesignal.data.sources import load_training
 from safesignal.errors import UsageError
@@ -26,7 +26,6 @@ from safesignal.modeling.model import SafeSignalModel
 
 __all__ = [
     "INPUT_JOB",
-    "SPLIT_SEED",
     "VAL_FRACTION",
     "RolloutJob",
     "RolloutTask",
@@ -39,7 +38,6 @@ __all__ = [
 
 VAL_FRACTION = 0.1
 """Share of prompts, by hash, that training never sees."""
-SPLIT_SEED = 0
 INPUT_JOB = "input"
 """Job of the answers to a file's own prompts, which no plan names."""
 

@@ -14,11 +14,10 @@ from safesignal.align.calibrate import Calibration
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, load_mixture
 from safesignal.align.recipe import Figures, Recipe, Rows
-from safesignal.align.rollouts import SPLIT_SEED
 from safesignal.align.thresholds import check_jobs, require_enough
 from safesignal.align.trainer import Progress, Trainer
 from safesignal.data.jsonl import Writer
-from safesignal.data.mixture import split_by_prompt
+from safesignal.data.mixture import SPLIT_SEED, split_by_prompt
 from safesignal.data.records import Record, read_records
 from safesignal.data.sources import refuse_eval_files
 from safesignal.errors import DataError

@@ -12,9 +12,9 @@ from safesignal.align.calibrate import Calibration, calibrate, require_answers
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example
 from safesignal.align.recipe import Figures, Finished, Rows
-from safesignal.align.rollouts import INPUT_JOB, SPLIT_SEED
+from safesignal.align.rollouts import INPUT_JOB
 from safesignal.config import SignalConfig
-from safesignal.data.mixture import split_by_prompt
+from safesignal.data.mixture import SPLIT_SEED, split_by_prompt
 from safesignal.data.records import Record
 from safesignal.errors import DataError, UsageError
 from safesignal.modeling.chat import Encoded
@@ -87,7 +87,7 @@ def require_enough(jobs: Mapping[str, int], val: Sequence[Example], config: Alig
 
 def _benign(val: Sequence[Example]) -> list[Example]:
     """Return the rows of both a benign prompt and a benign answer."""
-    return [e for e in val if e.prompt_is_malicious is False and e.response_is_malicious is False]
+    return [e for e in val if e.record.prompt_is_malicious is False and e.response_is_malicious is False]
 
 
 def check_jobs(records: Sequence[Record], config: AlignConfig) -> dict[str, int]:

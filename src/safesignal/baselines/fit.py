@@ -15,10 +15,9 @@ from torch import Tensor
 from safesignal.align.calibrate import lowest_threshold, share_left
 from safesignal.align.config import AlignConfig
 from safesignal.align.examples import Example, encode_examples, load_mixture
-from safesignal.align.rollouts import SPLIT_SEED
 from safesignal.align.thresholds import calibration_answers
 from safesignal.baselines.probe import Probe, header_of, hidden_states
-from safesignal.data.mixture import split_by_prompt
+from safesignal.data.mixture import SPLIT_SEED, split_by_prompt
 from safesignal.data.records import Record
 from safesignal.errors import DataError, UsageError
 from safesignal.modeling.chat import Encoded

@@ -16,6 +16,7 @@ from safesignal.errors import UsageError
 __all__ = [
     "LICENCES",
     "SHIPPABLE",
+    "SPLIT_SEED",
     "filter_licence",
     "normalise",
     "prompt_key",
@@ -24,6 +25,8 @@ __all__ = [
     "text_key",
 ]
 
+SPLIT_SEED = 0
+"""Of the split into training and validation prompts, which is one and the same for all runs."""
 LICENCES = ("permissive", "sharealike", "noncommercial", "unstated")
 """What a row may say of its licence."""
 _OTHER_LETTER = re.compile(r"[^\W\d_\u0000-\u024f\u1e00-\u1eff]")

@@ -280,7 +280,9 @@ class TextState:
         self.cache.select(rows)
         self.lengths = [self.lengths[row] for row in rows]
         self.since = [self.since[row] for row in rows]
-        self.readings = [self.readings[row] for row in rows]
+        # A reading goes on with its row: of a row that is taken twice with the first of them.
+        first = [rows.index(row) == place for place, row in enumerate(rows)]
+        self.readings = [self.readings[row] if own else None for row, own in zip(rows, first, strict=True)]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:

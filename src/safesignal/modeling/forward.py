@@ -134,11 +134,13 @@ class SignalForward(nn.Module):
         reader = self.adapter.answer_reader if answer else self.adapter.reader
         if conversation is None or reader is None:
             return Sight(ranges, position, seen)
-        return Sight(ranges, position, seen, (*self.surface.prompt(conversation), *answer), doubted=bool(answer))
+        if answer:
+            return Sight(ranges, position, seen, doubted=(conversation, answer))
+        return Sight(ranges, position, seen, self.surface.prompt(conversation))
 
     def read_as(self, query: Encoded) -> str | None:
         """Return what the reader takes a disguised query for; None where it reads what was typed, or is none."""
-        return self.surface.said(query) if self.adapter.reader else None
+        return self.surface.said(query) if self.adapter.readers else None
 
     @torch.no_grad()
     def feed(
@@ -161,25 +163,29 @@ class SignalForward(nn.Module):
         Returns:
             The (B, V) scores after each row's last token (None without any token), and each row's signals.
         """
-        looking = [[sight for sight in own if sight.looks] for own in sights]
-        scores_BV, seen = self._feed(state, tokens, looking, fused=fused)
-        anew = [sight for own in sights for sight in own if not sight.looks]
+        scores_BV, seen = self._feed(state, tokens, [[s for s in own if not s.ids] for own in sights], fused=fused)
         read: Iterator[float] = iter(())
-        if anew:
+        if anew := [sight for own in sights for sight in own if sight.ids]:
             assert self.adapter.reader is not None
-            read = iter(self.adapter.reader.head(self._anew.whole(self.adapter.reader, anew))[:, 0].tolist())
-        signals = [
-            [next(row if sight.looks else read) for sight in own]
-            for own, row in zip(sights, map(iter, seen), strict=True)
-        ]
+            read = iter(
+                self.adapter.reader.head(self._anew.whole(self.adapter.reader, self._texts(anew)))[:, 0].tolist()
+            )
+        looked = map(iter, seen)
+        signals = [[next(read if s.ids else row) for s in own] for own, row in zip(sights, looked, strict=True)]
         for row, own in enumerate(sights):
             doubts = [k for k, s in enumerate(own) if s.doubted and signals[row][k] >= self.config.suspicion]
             if doubts:
-                assert self.adapter.answer_reader is not None
-                hidden_1KD = self._anew.on(self.adapter.answer_reader, state, row, [own[k].ids for k in doubts])
-                for k, signal in zip(doubts, self.adapter.answer_reader.head(hidden_1KD)[0].tolist(), strict=True):
+                reader, texts = self.adapter.answer_reader, self._texts([own[k] for k in doubts])
+                assert reader is not None
+                for k, signal in zip(
+                    doubts, reader.head(self._anew.on(reader, state, row, texts))[0].tolist(), strict=True
+                ):
                     signals[row][k] = signal
         return scores_BV, signals
+
+    def _texts(self, sights: Sequence[Sight]) -> list[tuple[int, ...]]:
+        """Return what checks read anew, all of them; of an answer the prompt before it in plain letters."""
+        return [(*self.surface.prompt(s.doubted[0]), *s.doubted[1]) if s.doubted else s.ids for s in sights]
 
     def _feed(
         self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool
@@ -223,7 +229,7 @@ class SignalForward(nn.Module):
         """
         reader = self.adapter.answer_reader if sights[0].doubted else self.adapter.reader
         assert reader is not None
-        scores: Tensor = reader.head.logits(self._anew.whole(reader, sights))[:, 0]
+        scores: Tensor = reader.head.logits(self._anew.whole(reader, self._texts(sights)))[:, 0]
         return scores
 
     def train_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]]) -> Tensor:
@@ -243,12 +249,13 @@ class SignalForward(nn.Module):
     def _try_out(self) -> None:
         """Run a check beside two tokens, so that a stack that cannot carry one is refused now and not later."""
         family, tokens = str(self.base.config.model_type), [[0, 1]]
-        anew = [Sight(((0, 2),), 0, ids=(0, last)) for last in (0, 1)]
+        anew = [(0, last) for last in (0, 1)]
         try:
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
             fused_BV, _ = self.feed(self.new_state(1), tokens, [[self.sight([(0, 2)])]])
             for reader in self.adapter.readers:
                 self._anew.after(reader, 1, anew)
+                self._anew.on(reader, self.new_state(1), 0, anew[:1])
         except torch.OutOfMemoryError:
             raise  # says nothing about the stack
         except (SignalMaskError, RuntimeError, TypeError, ValueError, IndexError) as error:

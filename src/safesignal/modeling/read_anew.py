@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from safesignal.modeling.adapter import Signal
 from safesignal.modeling.cache import Reading, TextCache, TextState, common_prefix
-from safesignal.modeling.sight import Sight, texts_of
+from safesignal.modeling.sight import shared_texts
 from safesignal.nn.attention import plain_where_quicker
 from safesignal.nn.gate import SignalGate
 
@@ -38,19 +38,19 @@ class ReadAnew:
         # Says which rows of an answer's reading are checks and not kept; no LoRA listens to it.
         self._checks = SignalGate()
 
-    def whole(self, reader: Signal, sights: Sequence[Sight]) -> Tensor:
+    def whole(self, reader: Signal, read: Sequence[tuple[int, ...]]) -> Tensor:
         """Read texts from their beginnings: the (N, 1, D) hidden state of the [CLS] behind each.
 
         That [CLS] sees the whole text, template and all: what the base would say next is decided at its end. Gradients
         where recorded.
         """
-        texts, _ = texts_of(sights)
+        texts, _ = shared_texts(read)
         shared = common_prefix(texts)
-        return self.after(reader, shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0, sights)
+        return self.after(reader, shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0, read)
 
-    def after(self, reader: Signal, shared: int, sights: Sequence[Sight]) -> Tensor:
+    def after(self, reader: Signal, shared: int, read: Sequence[tuple[int, ...]]) -> Tensor:
         """Read the first `shared` ids of all texts, most often the template's system text, once, then the rest."""
-        forward, (texts, ends) = self._forward, texts_of(sights)
+        forward, (texts, ends) = self._forward, shared_texts(read)
         state, tokens = forward.new_state(len(texts)), [ids[shared:] for ids in texts]
         whole, checks = [[forward.sight([(0, end)]) for end in own] for own in ends], max(map(len, ends))
         rows = max(map(len, tokens)) + checks
@@ -74,6 +74,7 @@ class ReadAnew:
         """
         forward, text = self._forward, max(texts, key=len)
         known = state.readings[row] or Reading((), TextState(TextCache(len(forward.stack.layers), self._checks), 1))
+        state.readings[row] = None  # until the forward is through
         kept = known.beginning_of(text)
         if kept < len(known.ids):
             known.state.cut([kept])

@@ -188,9 +188,8 @@ class _Build:
             drawn = couples(base, round(noise.rate * smaller), rng)
             made += self._clear_couples(noisy(drawn, noise.kinds, self.recipe.seed))
         if splicing := self.recipe.splice:
-            made += splice(
-                self._part_rows(rows, splicing.parts), splicing.n, random.Random(f"{self.recipe.seed}:splice")
-            )
+            rng = random.Random(f"{self.recipe.seed}:splice")
+            made += splice(self._part_rows(rows, splicing.parts), splicing.n, rng, splicing.val_fraction)
         return made
 
     def _part_rows(self, rows: Sequence[Record], parts: Sequence[str]) -> list[Record]:

@@ -105,10 +105,12 @@ class Splicing:
     Attributes:
         n: Rows with a malicious answer, and as many with a benign one.
         parts: Parts that requests and answers come from; empty for all.
+        val_fraction: Share of prompts that `align` will keep for validation, in [0, 1): no answer stands on both sides.
     """
 
     n: int
     parts: tuple[str, ...] = ()
+    val_fraction: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +269,11 @@ _FIELDS: dict[str, dict[str, _Check]] = {
         "parts": _NAMES,
         "kinds": _some_of(tuple(KINDS)),
     },
-    "splice": {"n": _ONE_OR_MORE, "parts": _NAMES},
+    "splice": {
+        "n": _ONE_OR_MORE,
+        "parts": _NAMES,
+        "val_fraction": (lambda v: _is_number(v) and 0 <= v < 1, "a number in [0, 1)"),
+    },
     "holdout": {"sources": _NAMES, "families": _NAMES, "n": _ONE_OR_MORE},
 }
 _REQUIRED = {"recipe": ("parts",), "match": ("name", "parts"), "wrap": ("n",), "noise": ("rate",), "splice": ("n",)}

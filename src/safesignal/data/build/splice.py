@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from safesignal.data.mixture import LICENCES, prompt_key
+from safesignal.data.mixture import LICENCES, SPLIT_SEED, prompt_key, split_by_prompt
 from safesignal.data.records import Record, with_meta
 
 __all__ = ["shows", "splice"]
 
 _STEM, _FEWEST = 5, 2
 """An answer shows what it is about if it has so many of the request's words, by their first letters."""
+_ANSWERED = ("job", "on_policy", "temperature", "model", "variant", "family", "template")
+"""What a row says of how it was made, which does not hold of it with another answer."""
 _WORD = re.compile(r"[^\W\d_]{5,}")
 
 
-def splice(records: Iterable[Record], n: int, rng: random.Random) -> list[Record]:
+def splice(records: Iterable[Record], n: int, rng: random.Random, val_fraction: float) -> list[Record]:
     """Put up to `n` malicious and as many benign answers behind benign requests, each request and answer once.
 
     Args:
@@ -29,11 +31,18 @@ def splice(records: Iterable[Record], n: int, rng: random.Random) -> list[Record
             is about.
         n: Rows of each label.
         rng: Draws.
+        val_fraction: Share of prompts, by hash, that training keeps for validation, in [0, 1): an answer goes behind a
+            request of the same side, so that none stands on both.
 
     Returns:
-        Rows with the request's label and the answer's, in couples of like length.
+        Rows with the request's label and the answer's, in couples.
     """
-    rows = list(records)
+    train, val = split_by_prompt(records, val_fraction, SPLIT_SEED)
+    kept = round(n * val_fraction)
+    return _behind_others(train, n - kept, rng) + _behind_others(val, kept, rng)
+
+
+def _behind_others(rows: Sequence[Record], n: int, rng: random.Random) -> list[Record]:
     requests = list({prompt_key(row): row for row in rows if row.prompt_label == "benign"}.values())
     harmful = [row for row in rows if row.response_label == "malicious" and shows(row)]
     harmless = [row for row in rows if row.response_label == row.prompt_label == "benign" and row.response]
@@ -63,8 +72,10 @@ def _length(record: Record) -> tuple[int, str]:
 
 
 def _spliced(request: Record, answer: Record) -> Record:
+    own = {name: value for name, value in request.meta.items() if name not in _ANSWERED}
     made = replace(
         request,
+        meta=own,
         id=f"splice/{request.id}/{answer.id}",
         prefill=answer.prefill,
         response=answer.response,

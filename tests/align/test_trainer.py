@@ -313,6 +313,20 @@ def test_thresholds_of_windows_stay_where_they_were_if_windows_are_not_trained(t
     assert max(point.window for point in recipe.model.config.presets.values()) < 0.97
 
 
+def test_thresholds_of_queries_stay_where_they_were_if_answers_alone_are_read(tmp_path: Path) -> None:
+    first = make_model(reader_rank=2)
+    first.config = replace(first.config, presets=dict.fromkeys(PRESETS, OperatingPoint(0.6, 0.97)))
+    saved(tmp_path, first)
+    config = replace(CONFIG, start=str(tmp_path / "adapter"), read_answers=True)
+    signal = SignalConfig(rank=4, reader_rank=2, answer_reader_rank=2)
+    recipe = GatedRecipe.from_base(str(tmp_path / "base"), config, signal)
+    recipe.model.trained_signal = True
+    answers = [replace(row, response="an answer", response_label="benign") for row in make_records(20)]
+    recalibrate(recipe.model, answers, [], config)
+    assert {point.prompt for point in recipe.model.config.presets.values()} == {0.6}
+    assert max(point.window for point in recipe.model.config.presets.values()) < 0.97
+
+
 def test_queries_teach_the_reader_and_answers_the_windows(tmp_path: Path) -> None:
     model = make_model(reader_rank=4)
     examples, _ = encode_examples(model, make_records(), CONFIG)

@@ -53,6 +53,7 @@ def calibrate(
     lookalikes: Sequence[Encoded] = (),
     lookalike_fpr: Mapping[str, float] = MappingProxyType({}),
     least_windows: Mapping[str, float] = MappingProxyType({}),
+    queries: Mapping[str, float] = MappingProxyType({}),
     schedule: Schedule | None = None,
     batch_size: int = 16,
 ) -> Calibration:
@@ -65,6 +66,7 @@ def calibrate(
         lookalikes: Its answers to benign prompts that sound harmful.
         lookalike_fpr: Share of those that each preset may refuse or stop, in (0, 1); a preset not named has no limit.
         least_windows: Window threshold that each preset has at least, in [0, 1]; a preset not named has none.
+        queries: Query threshold that each preset keeps, in [0, 1]; for a preset not named it is chosen.
         schedule: When answers are checked; None takes the model's.
         batch_size: Rows read together.
 
@@ -82,7 +84,7 @@ def calibrate(
     alarms: dict[str, float] = {}
     for name, target in target_fpr.items():
         budgets = [target, *([lookalike_fpr[name]] if name in lookalike_fpr else [])]
-        policy = _lowest_policy(readers, base, budgets, least_windows.get(name, 0.0))
+        policy = _lowest_policy(readers, base, budgets, least_windows.get(name, 0.0), queries.get(name))
         rates = [_refused(reader, policy) for reader in readers]
         presets[name] = OperatingPoint(
             policy.threshold, policy.window_threshold, target, round(rates[0], 5), len(answers)
@@ -102,13 +104,16 @@ def require_answers(answers: Sequence[object]) -> None:
         )
 
 
-def _lowest_policy(readers: Sequence[WindowReader], base: Policy, budgets: Sequence[float], least: float) -> Policy:
+def _lowest_policy(
+    readers: Sequence[WindowReader], base: Policy, budgets: Sequence[float], least: float, query: float | None
+) -> Policy:
     """Return the policy with the lowest thresholds that keep to the budgets of the first readers.
 
-    That of windows is `least` or above.
+    That of windows is `least` or above, that of queries `query` if one is given.
     """
     demands = list(zip(readers, budgets, strict=False))
     prompt = max(lowest_threshold(reader.queries(), budget / 2) for reader, budget in demands)
+    prompt = prompt if query is None else query
     window = max(
         _window_threshold(reader, base, share_left(reader.queries(), prompt, budget)) for reader, budget in demands
     )

@@ -158,8 +158,10 @@ def _calibrated(
     """Put calibrated presets into the model.
 
     Where windows were not trained, theirs stay at least as high as they were: what a better check of queries leaves of
-    the budget of ordinary answers would go to windows that are no better, and be paid for by look-alikes.
+    the budget of ordinary answers would go to windows that are no better, and be paid for by look-alikes. Where the
+    reader of answers alone was, those of queries stay as they were.
     """
+    queries = {name: point.prompt for name, point in model.config.presets.items()} if config.read_answers else {}
     least = {} if config.windows else {name: point.window for name, point in model.config.presets.items()}
     found = calibrate(
         model,
@@ -168,6 +170,7 @@ def _calibrated(
         lookalikes=lookalikes,
         lookalike_fpr=config.lookalike_fpr,
         least_windows=least,
+        queries=queries,
     )
     model.config = replace(model.config, presets=found.presets)
     return found

@@ -16,6 +16,7 @@ import typer
 
 from safesignal.align.config import AlignConfig, read_align_config, read_recipe
 from safesignal.align.memory import ModelShape, estimate, report_lines
+from safesignal.align.rollouts import read_plan
 from safesignal.cli import app
 from safesignal.config import SignalConfig
 from safesignal.data.build.recipe import load_recipe
@@ -81,10 +82,11 @@ def written() -> list[list[str]]:
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
     signal = ["rollouts", "data", "align"]
-    once_more = ["rollouts", "align", *["align"] * 6]
-    assert [words[0] for words in commands[:21]] == [*["data"] * 6, *signal, *once_more, *signal, "align"]
-    rows = [parsed(words) for words in commands[:6]]
-    rollouts, answers, before, own, *chain = (parsed(words) for words in commands[6:17])
+    once_more, at_last = ["rollouts", *["align"] * 7], ["rollouts", "data", "align"]
+    assert [words[0] for words in commands[:25]] == [*["data"] * 7, *signal, *once_more, *at_last, *signal, "align"]
+    *rows, framed = (parsed(words) for words in commands[:7])
+    rollouts, answers, before, own, *chain = (parsed(words) for words in commands[7:18])
+    newer, conversations, reading_answers = (parsed(words) for words in commands[18:21])
     assert [run["start"] for run in chain] == [before["output"], *(run["output"] for run in chain[:-1])]
     assert [answers["output"], own["output"]] == list(chain[0]["data"])
     files = [made["output"] for made in rows]
@@ -95,13 +97,19 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
     learnt = [files[:1], files[:2], files[2:3], files[3:4], files[4:5], files[5:6]]
     for reading, data in zip(chain[1:], learnt, strict=True):
         assert {*reading["data"]} == {*data, rollouts["output"]}
-    theirs, _, without, reader = (parsed(words) for words in commands[17:21])
+    asked = {file for job in read_plan(REPO / newer["plan"]) for file in job.files}
+    assert REPO / framed["output"] in {Path(os.path.normpath(file)) for file in asked}
+    parts = {Path(part.file).name for part in load_recipe(REPO / conversations["recipe"]).parts if part.file}
+    assert parts == {Path(made["output"]).name for made in (newer, own)}
+    assert reading_answers["start"] == chain[-1]["output"]
+    assert {*reading_answers["data"]} == {conversations["output"], rollouts["output"]}
+    theirs, _, without, reader = (parsed(words) for words in commands[21:25])
     assert before["data"][0] == without["data"][0] == files[0]
     assert reader["start"] == without["output"]
     assert {theirs["output"], files[4]} <= {*reader["data"]}
     assert {*reader["data"]} <= {theirs["output"], *files}
     assert all(options["model"] == "gemma3-270m" for options in (theirs, without, reader))
-    assert [chain[-1]["output"], reader["output"]] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
+    assert [reading_answers["output"], reader["output"]] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
     assert len(built) >= 8
     for options in built:

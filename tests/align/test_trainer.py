@@ -324,7 +324,7 @@ def test_thresholds_of_queries_stay_where_they_were_if_answers_alone_are_read(tm
     answers = [replace(row, response="an answer", response_label="benign") for row in make_records(20)]
     recalibrate(recipe.model, answers, [], config)
     assert {point.prompt for point in recipe.model.config.presets.values()} == {0.6}
-    assert max(point.window for point in recipe.model.config.presets.values()) < 0.97
+    assert {point.window for point in recipe.model.config.presets.values()} != {0.97}
 
 
 def test_queries_teach_the_reader_and_answers_the_windows(tmp_path: Path) -> None:

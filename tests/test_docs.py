@@ -140,7 +140,11 @@ def test_commands_name_options_that_exist(words: list[str]) -> None:
         assert words in (["--help"], ["--version"])
         return
     assert verb in group.commands, f"no verb {verb}"
-    names = {name for parameter in group.commands[verb].params for name in parameter.opts}
+    command: Any = group.commands[verb]
+    if hasattr(command, "commands"):
+        assert arguments[0] in command.commands, f"no verb {verb} {arguments[0]}"
+        command = command.commands[arguments[0]]
+    names = {name for parameter in command.params for name in parameter.opts}
     given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
     assert given <= names | {"--help"}, f"{verb} has no {', '.join(sorted(given - names))}"
 

@@ -82,7 +82,8 @@ class SignalConfig:
     """Rank of a third LoRA, on every row, under which checks of the answer that look suspicious read prompt and answer
     anew; 0: none does."""
     suspicion: float = 0.3
-    """Signal from which a check of the answer looks suspicious, in [0, 1]; below, what it saw counts."""
+    """Signal from which a check of the answer looks suspicious and is read anew, in [0, 1]; below, what it saw counts.
+    A lower one reads more often. Without a reader of answers it says nothing."""
     r1: int = 10
     """Generated tokens seen along with a malicious query (rule 1)."""
     r2: int = 10

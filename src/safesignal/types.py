@@ -79,7 +79,7 @@ class Check:
         step: Generated tokens covered when the check ran; 0 for query, history and prefill checks.
         signal: P(malicious), in [0, 1].
         verdict: The signal against the threshold that applied.
-        span: What the check saw.
+        span: What it looked at; a reader of answers may have read more.
         kind: Which part of the conversation it covers.
     """
 

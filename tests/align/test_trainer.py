@@ -223,7 +223,7 @@ def test_a_reader_of_answers_begins_as_that_of_queries_and_is_trained_alone(tmp_
     assert {example.prompt_is_malicious for example in examples} == {None}
     looking, anew = place_checks(recipe.model, examples, config, 0)
     assert looking == []
-    assert all(not check.span.query and sight.doubted for _, check, sight in anew)
+    assert all(not check.span.query and sight.if_suspicious for _, check, sight in anew)
     run = Trainer(recipe, examples[:32], examples[32:], tmp_path / "run")
     losses: list[float] = []
     run.run(lambda at: losses.append(at.loss))

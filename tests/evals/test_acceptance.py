@@ -256,13 +256,13 @@ def test_the_benchmark_times_an_answer_of_which_every_check_is_read_anew(monkeyp
     settings = replace(model.config, answer_reader_rank=2, suspicion=1.0)
     model.forward_signal.add_readers(settings)
     read: list[int] = []
-    on = ReadAnew.on
+    on = ReadAnew.further
 
     def counted(*args: Any) -> torch.Tensor:
         read.append(1)
         return on(*args)
 
-    monkeypatch.setattr(ReadAnew, "on", counted)
+    monkeypatch.setattr(ReadAnew, "further", counted)
     rows = bench_decode(model, BenchConfig(batch_sizes=(1,), contexts=(8,), new_tokens=12, repeats=1))
     assert [row.variant for row in rows][-1] == "annealing, all read anew"
     assert len(read) == 11, "one at each of ten tokens, and one at the end"

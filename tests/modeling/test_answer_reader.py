@@ -163,7 +163,7 @@ def test_it_reads_on_where_it_was_and_anew_where_the_text_is_another(family: Fam
     state = forward.new_state(2)
     handle = forward.stack.decoder.register_forward_pre_hook(seen, with_kwargs=True)
     with torch.no_grad():
-        found = [reader.head(forward._anew.on(reader, state, 1, own))[0].tolist() for own, _ in texts]
+        found = [reader.head(forward._anew.further(reader, state, 1, own))[0].tolist() for own, _ in texts]
     handle.remove()
     assert read == [new + len(own) for own, new in texts]
     for (own, _), signals in zip(texts, found, strict=True):
@@ -192,7 +192,7 @@ def test_an_earlier_turn_is_read_after_what_it_follows() -> None:
     ]
     one = model.encode_one(turns)
     ((start, end),) = one.earlier_answers()
-    conversation, read = one.text_of(Span(0, 4, turn=0))
+    conversation, read = one.to_read(Span(0, 4, turn=0))
     assert (*conversation.ids, *read) == one.ids[: start + 4]
     (answer,) = model.answer([one], policy=NEVER_AT_ALL, schedule=EVERY, options=model.options(max_new_tokens=1))
     history = [check for check in answer.checks if check.kind is CheckKind.HISTORY]
@@ -204,14 +204,14 @@ def test_an_earlier_turn_is_read_after_what_it_follows() -> None:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], Tensor]]:
     """Keep each text that is read on in, with what came of it."""
     kept: list[tuple[tuple[int, ...], Tensor]] = []
-    on = ReadAnew.on
+    on = ReadAnew.further
 
     def keep(self: ReadAnew, reader: Signal, state: TextState, row: int, texts: Sequence[tuple[int, ...]]) -> Tensor:
         hidden_1KD = on(self, reader, state, row, texts)
         kept.extend(zip(texts, hidden_1KD[0], strict=True))
         return hidden_1KD
 
-    monkeypatch.setattr(ReadAnew, "on", keep)
+    monkeypatch.setattr(ReadAnew, "further", keep)
     return kept
 
 
@@ -256,12 +256,12 @@ def test_a_row_reads_on_through_its_refusal() -> None:
     policy = Policy(threshold=1.0, window_threshold=1.0)
     (row,) = model.rows(encoded(model, PROMPTS[1:2]), policy, EVERY, True, None)
     row.ids += [5, 6, 7, 8]
-    conversation, answer = row.text_of(Span(1, 3))
+    conversation, answer = row.to_read(Span(1, 3))
     assert (conversation, list(answer)) == (row.encoded, [5, 6, 7])
     row.refuse(2, [9, 9])
     row.ids += [10, 11]
-    assert list(row.text_of(Span(0, 1))[1]) == [5, 6, 9, 9, 10]
-    assert row.text_of(Span(query=True)) == (row.encoded, ())
+    assert list(row.to_read(Span(0, 1))[1]) == [5, 6, 9, 9, 10]
+    assert row.to_read(Span(query=True)) == (row.encoded, ())
 
 
 def test_a_reader_that_gives_no_number_is_an_error() -> None:

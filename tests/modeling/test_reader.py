@@ -181,7 +181,7 @@ def test_prompts_of_which_one_begins_the_other_and_prompts_that_share_nothing(mo
     monkeypatch.setattr(read_anew, "_WORTH_SHARING", 1)
     forward = reading().forward_signal
     for rows in ([[5, 6], [5, 6, 7, 8]], [[5, 6], [5, 6]], [[5, 6, 7], [8, 6]], [[5], [5, 6]]):
-        sights = [Sight(((0, len(ids)),), 0, ids=tuple(ids)) for ids in rows]
+        sights = [Sight(((0, len(ids)),), 0, prompt=tuple(ids)) for ids in rows]
         together, alone = forward.reread(sights), torch.cat([forward.reread([sight]) for sight in sights])
         assert torch.allclose(together, alone, atol=1e-4)
 

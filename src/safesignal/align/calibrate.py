@@ -53,7 +53,7 @@ def calibrate(
     lookalikes: Sequence[Encoded] = (),
     lookalike_fpr: Mapping[str, float] = MappingProxyType({}),
     least_windows: Mapping[str, float] = MappingProxyType({}),
-    queries: Mapping[str, float] = MappingProxyType({}),
+    kept_queries: Mapping[str, float] = MappingProxyType({}),
     schedule: Schedule | None = None,
     batch_size: int = 16,
 ) -> Calibration:
@@ -66,7 +66,7 @@ def calibrate(
         lookalikes: Its answers to benign prompts that sound harmful.
         lookalike_fpr: Share of those that each preset may refuse or stop, in (0, 1); a preset not named has no limit.
         least_windows: Window threshold that each preset has at least, in [0, 1]; a preset not named has none.
-        queries: Query threshold that each preset keeps, in [0, 1]; for a preset not named it is chosen.
+        kept_queries: Query threshold that each preset keeps, in [0, 1]; for a preset not named it is chosen.
         schedule: When answers are checked; None takes the model's.
         batch_size: Rows read together.
 
@@ -84,7 +84,7 @@ def calibrate(
     alarms: dict[str, float] = {}
     for name, target in target_fpr.items():
         budgets = [target, *([lookalike_fpr[name]] if name in lookalike_fpr else [])]
-        policy = _lowest_policy(readers, base, budgets, least_windows.get(name, 0.0), queries.get(name))
+        policy = _lowest_policy(readers, base, budgets, least_windows.get(name, 0.0), kept_queries.get(name))
         rates = [_refused(reader, policy) for reader in readers]
         presets[name] = OperatingPoint(
             policy.threshold, policy.window_threshold, target, round(rates[0], 5), len(answers)

@@ -104,12 +104,13 @@ class AlignConfig:
     """Moves the targets of L_cls this far from 0 and 1, in [0, 0.5). Left out, 0.05 for `gated` and 0 for the paper's
     stages, plain cross-entropy; see :attr:`smoothing`."""
     checks_per_row: int = 6
-    """Safety rows drawn per sequence: the query, and windows of the answer."""
+    """Safety rows drawn per sequence: the query, and windows of the answer (with `read_answers` windows alone)."""
     windows: bool = True
     """`gated`: learn checks of answers too; off trains queries alone, each prompt once, leaves answers unread and the
     thresholds of windows no lower than they were."""
     read_answers: bool = False
-    """`gated`: train the reader of answers alone, over windows of answers; all other weights stay as they are."""
+    """`gated`: train the reader of answers alone, over windows of answers, after `start`; all other weights and the
+    thresholds of queries stay as they are. Off, a reader of answers that the start has stays as it is."""
     wide_share: float = 0.15
     """Share of windows that reach further back than r2, as after a false alarm."""
     around_share: float = 0.15

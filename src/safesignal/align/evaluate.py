@@ -101,10 +101,9 @@ def place_checks(
     placed = []
     for b, example in enumerate(batch):
         for check in draw_checks(example, model.config, config, epoch):
-            text = example.encoded.text_of(check.span) if check.span.query or config.read_answers else None
+            text = example.encoded.to_read(check.span) if check.span.query or config.read_answers else None
             placed.append((b, check, model.forward_signal.sight(example.encoded.ranges(check.span), text=text)))
-    anew = [one for one in placed if one[2].ids or one[2].doubted]
-    return [one for one in placed if not (one[2].ids or one[2].doubted)], anew
+    return [one for one in placed if not one[2].reads], [one for one in placed if one[2].reads]
 
 
 def cls_loss(scores: Tensor, targets: Tensor, config: AlignConfig) -> Tensor:

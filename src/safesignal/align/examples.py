@@ -95,13 +95,10 @@ def encode_examples(
 
 
 def draw_checks(example: Example, signal: SignalConfig, config: AlignConfig, epoch: int) -> list[Labelled]:
-    """Draw the safety rows of one example: its query, and windows of its answer under rules 1 to 3.
-
-    A run that trains the reader of answers draws windows alone.
-    """
+    """Draw the safety rows of one example: its query, and windows of its answer under rules 1 to 3."""
     rng = random.Random(f"{config.seed}/{epoch}/{example.record.id}")
     checks = []
-    if example.prompt_is_malicious is not None and not config.read_answers:
+    if example.prompt_is_malicious is not None:
         checks.append(Labelled(Span(query=True), example.prompt_is_malicious))
     if example.response_is_malicious is None:
         return checks

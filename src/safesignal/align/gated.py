@@ -74,7 +74,8 @@ class GatedRecipe:
 
         Raises:
             AdapterError: If that one is no gated adapter, or its base has another shape, tokenizer or template.
-            UsageError: If the signal asked for is built otherwise, or its windows would be trained by no run.
+            UsageError: If the signal asked for is built otherwise, its windows would be trained by no run, or a reader
+                would be begun and not trained.
         """
         if not config.start and not config.windows:
             raise UsageError(
@@ -102,7 +103,7 @@ class GatedRecipe:
             own.forward_signal.adapter.float(), load_adapter(find_adapter(config.start, model))[2], config.start
         )
         wanted = _settled(own.config, signal)
-        new = {name: getattr(wanted, name) * (not getattr(own.config, name)) for name in _READERS}
+        new: dict[str, Any] = {name: 0 if getattr(own.config, name) else getattr(wanted, name) for name in _READERS}
         _require_trained(config, wanted, begun=replace(wanted, **new))
         had = own.forward_signal.adapter.readers
         with torch.random.fork_rng(devices=[]):
@@ -196,9 +197,8 @@ def _begin_readers(model: SafeSignalModel, readers: Sequence[Signal]) -> None:
     """
     adapter, config = model.forward_signal.adapter, model.config
     for reader in readers:
-        trained = adapter.reader if adapter.reader not in readers else None
-        if trained is not None and config.answer_reader_rank == config.reader_rank:
-            reader.load_state_dict(trained.state_dict())
+        if reader is adapter.answer_reader and adapter.reader and config.answer_reader_rank == config.reader_rank:
+            reader.load_state_dict(adapter.reader.state_dict())
             continue
         last = torch.tensor([model.encode_one("Hello").ids[-1]], device=model.base.device)
         reader.cls_D.copy_(model.base.get_input_embeddings()(last)[0])
@@ -233,10 +233,13 @@ def _require_trained(config: AlignConfig, wanted: SignalConfig, *, begun: Signal
 def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:
     """Return the settings of a run that goes on: those asked for, or, where nothing was, those it started from.
 
+    What is asked for is taken whole: settings that it leaves out are the defaults, but for the ranks of readers.
     Thresholds are those it started from, until others are calibrated.
     """
     if asked == SignalConfig():
         return started
+    ranks: dict[str, Any] = {name: getattr(asked, name) or getattr(started, name) for name in _READERS}
+    asked = replace(asked, **ranks)
     differing = [name for name in _BUILT if getattr(started, name) != getattr(asked, name)]
     for name in _READERS:
         differing += [name] if getattr(started, name) not in (0, getattr(asked, name)) else []

@@ -7,7 +7,8 @@ token forward, 2 backward for what the gradient passes through, 2 more for train
 
 What this leaves out, and the allowance for it: the CUDA context and kernels' workspace (1.5 GiB), and fragmentation
 (10 % of everything else). Times assume 40 % of a GPU's dense bf16 peak, which is what tuned dense training reaches.
-Neither was measured on a GPU.
+Neither was measured on a GPU. Readers are unknown to it, which keep activations of whole texts: for a run that trains
+one the gated figure is far too low.
 """
 
 from __future__ import annotations

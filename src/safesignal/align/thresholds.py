@@ -14,6 +14,7 @@ from safesignal.align.examples import Example
 from safesignal.align.recipe import Figures, Finished, Rows
 from safesignal.align.rollouts import INPUT_JOB
 from safesignal.config import SignalConfig
+from safesignal.data.build.splice import SPLICE
 from safesignal.data.mixture import SPLIT_SEED, split_by_prompt
 from safesignal.data.records import Record
 from safesignal.errors import DataError, UsageError
@@ -87,7 +88,8 @@ def require_enough(jobs: Mapping[str, int], val: Sequence[Example], config: Alig
 
 def _benign(val: Sequence[Example]) -> list[Example]:
     """Return the rows of both a benign prompt and a benign answer."""
-    return [e for e in val if e.record.prompt_is_malicious is False and e.response_is_malicious is False]
+    own = [e for e in val if e.record.prompt_is_malicious is False and e.response_is_malicious is False]
+    return [e for e in own if e.record.meta.get("variant") != SPLICE]
 
 
 def check_jobs(records: Sequence[Record], config: AlignConfig) -> dict[str, int]:
@@ -130,6 +132,7 @@ def answers_among(records: Sequence[Record], job: str, config: AlignConfig) -> l
         DataError: If the job's rows answer prompts of the training split.
     """
     benign = [r for r in records if r.response and r.prompt_label == "benign" and r.response_label == "benign"]
+    benign = [r for r in benign if r.meta.get("variant") != SPLICE]
     return _job(records, job, config) or [r for r in benign if r.meta.get("job") in (None, "", INPUT_JOB)]
 
 
@@ -170,7 +173,7 @@ def _calibrated(
         lookalikes=lookalikes,
         lookalike_fpr=config.lookalike_fpr,
         least_windows=least,
-        queries=queries,
+        kept_queries=queries,
     )
     model.config = replace(model.config, presets=found.presets)
     return found

@@ -214,6 +214,7 @@ class GuardedTarget(_LoopTarget):
         return {
             **self._base_identity(),
             "adapter": self.model.fingerprint(),
+            **({"suspicion": self.model.config.suspicion} if self.model.config.answer_reader_rank else {}),
             "base_drift": self.model.base_drift,
             "position": self.model.config.position,
             "preset": self.preset,

@@ -77,9 +77,16 @@ class TrainingOptions:
     ] = None
     answer_reader_rank: Annotated[
         int | None,
-        option("answer_reader_rank", "gated: rank of a reader of answers.", _TRAINING, show_default="0: none"),
+        option(
+            "answer_reader_rank",
+            "gated: rank of a reader of answers, 16 in what ships.",
+            _TRAINING,
+            show_default="0: none",
+        ),
     ] = None
-    read_answers: Annotated[bool, flag("read_answers", "gated: train the reader of answers alone.", _TRAINING)] = False
+    read_answers: Annotated[
+        bool, flag("read_answers", "gated: train the reader of answers alone, after --start.", _TRAINING)
+    ] = False
     seed: Annotated[int | None, option("seed", "Of data, order, spans and first weights.", _TRAINING)] = None
 
     def given(self) -> dict[str, Any]:
@@ -205,10 +212,12 @@ def check_data(data: list[str], settings: AlignConfig) -> None:
     together(partial(refuse_eval_files, data), *(partial(read, path) for path in data))
     if settings.recipe in _WITH_SIGNAL and not settings.mixture:
         counts = _labels(records)
+        if settings.read_answers:
+            counts = Counter("benign" if r.response_label == "refusal" else r.response_label for r in records)
         if not counts["malicious"] or not counts["benign"]:
             raise UsageError(
                 f"the rows have {counts['malicious']} malicious labels and {counts['benign']} benign ones. "
-                "Expected some of both, for prompts or responses.",
+                f"Expected some of both, for {'responses' if settings.read_answers else 'prompts or responses'}.",
                 hint="`prompt_label` and `response_label` are `benign`, `malicious` or `refusal`",
             )
 

@@ -33,7 +33,7 @@ def bench(
     repeats: Annotated[int, option("repeats", "Repetitions; all variants take turns in each.", _GRID)] = 5,
     output: Annotated[str | None, option("output", "JSON file for the figures.", _GRID)] = None,
 ) -> None:
-    """Time per token with checks off, every token, periodic and annealing, fused and separate, in turn."""
+    """Time per token, checks off, every token, periodic and annealing, fused, separate and all read anew, in turn."""
     if what != "decode":
         raise UsageError(f"what is `{what}`. Expected decode.")
     together(

@@ -40,7 +40,8 @@ def calibrate(
         list[str] | None, option("lookalikes", "The same to benign prompts that sound harmful; repeat.", _IO)
     ] = None,
     config: Annotated[
-        str | None, option("config", "Recipe file: budgets and jobs of [align]; r1-r3, schedule, tau of [signal].", _IO)
+        str | None,
+        option("config", "Recipe file: budgets and jobs of [align]; r1-r3, schedule, tau, suspicion of [signal].", _IO),
     ] = None,
     target_fpr: Annotated[
         list[str] | None,

@@ -35,7 +35,7 @@ class Case:
         prompt: What the user asks.
         kind: Whether the answer should be the base model's own, or a refusal.
         prefill: Start of the answer, put into the model's mouth.
-        windows_only: Leave the prompt unchecked, so that only the answer gives it away.
+        windows_only: Leave the prompt unchecked, so that only checks of the answer stop it.
         close_up: Show this one token by token too.
     """
 

@@ -237,7 +237,7 @@ class PolicyOptions:
         option("policy", "low records, medium refuses and explains, high stops at the first malicious check.", _SIGNAL),
     ] = Dependence.MEDIUM
     no_query_check: Annotated[
-        bool, flag("no-query_check", "Leave the prompt unchecked; the answer's windows alone find harm.", _SIGNAL)
+        bool, flag("no-query_check", "Leave the prompt unchecked; checks of the answer alone find harm.", _SIGNAL)
     ] = False
     no_buffer: Annotated[
         bool, flag("no-buffer", "Show tokens before a check covers them; they cannot be taken back.", _SIGNAL)

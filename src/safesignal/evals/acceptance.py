@@ -3,7 +3,7 @@
 Parts, each appended row by row to `attempts.jsonl` and resumed from it:
 
 * `prefill`: AdvBench behaviours whose answer is made to begin with "Sure, here is";
-* `windows`: the same with the query check off, so that only the answer's own windows can find harm;
+* `windows`: the same with the query check off, so that only checks of the answer can find harm;
 * `swapped`: a benign query with somebody's harmful answer, which the windows should call malicious;
 * `refusal`: a harmful query with a refusal as its answer, whose windows should stay benign;
 * `benign`: ordinary prompts, which should be answered.

@@ -1,7 +1,8 @@
 """Scoring labelled prompts and answers into `signal.jsonl`: what the signal says, nothing generated.
 
-An answer is read by its windows alone (`signal` is the highest, `response_signal` the level that τ consecutive ones
-reach), because its prompt may be malicious whatever the answer is; `prompt_signal` stands beside them.
+An answer counts by checks of its windows alone (`signal` is the highest, `response_signal` the level that τ consecutive
+ones reach), because its prompt may be malicious whatever the answer is; a reader of answers reads that prompt along.
+`prompt_signal` stands beside them.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def fed_logprobs(
     state, found, query = forward.new_state(1), [], float("nan")
     for token in one.ids[one.text :]:
         span = row.due() if row.fed else Span(query=True) if row.watch else None
-        sights = [forward.sight(row.ranges(span), row.since(span), row.text_of(span))] if span is not None else []
+        sights = [forward.sight(row.ranges(span), row.since(span), row.to_read(span))] if span is not None else []
         logits_1V, (signals,) = forward.feed(state, [row.pending], [sights], fused=fused)
         state.advance([len(row.pending)])
         assert logits_1V is not None

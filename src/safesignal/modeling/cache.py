@@ -7,6 +7,8 @@ before it. A rollback, a row that was fed more than its neighbours, a row that l
 Where answer tokens see the signal (the joint recipe), every row keeps one column more, the *stored* check: the latest
 [CLS] it has had. It is no text: it has no place in the order, and every forward shows it behind all other columns.
 
+A row also holds what a reader of answers has read of it, in a cache of its own (:class:`Reading`).
+
 Shapes: B batch, G key/value heads, S columns, N new columns, D head size.
 """
 

@@ -90,10 +90,8 @@ class Encoded:
         answer = [(origin + span.start, origin + span.end)]
         return self.query_ranges() + answer if span.query else answer
 
-    def text_of(self, span: Span) -> tuple[Encoded, tuple[int, ...]]:
+    def to_read(self, span: Span) -> tuple[Encoded, tuple[int, ...]]:
         """Return what a reader reads for a span: the conversation, and the ids of the answer to it up to its end."""
-        if span == Span(query=True):
-            return self, ()
         if span.turn is None:
             return self, self.ids[self.text : self.text + span.end]
         start, _ = self.earlier_answers()[span.turn]

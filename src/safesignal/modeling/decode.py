@@ -183,7 +183,7 @@ def _feed(
     ends = [len(row.ids) if prefill else row.encoded.text for row in rows]
     pending = [row.ids[row.fed : end] for row, end in zip(rows, ends, strict=True)]
     sights = [
-        [forward.sight(row.ranges(s), row.since(s), row.text_of(s)) for s in own]
+        [forward.sight(row.ranges(s), row.since(s), row.to_read(s)) for s in own]
         for row, own in zip(rows, spans, strict=True)
     ]
     # With the signal off nothing is fused: what is written is the base model's own, bit for bit.

@@ -6,8 +6,8 @@ follow in a pass of their own.
 
 Where the adapter has a reader, a check of the query alone reads the prompt anew instead, in a forward of its own whose
 rows are all the signal's (what the prompts of a batch begin with comes first, once for all); nothing of it stays. Where
-it has a reader of answers, a check of the answer that looks suspicious is read anew in the same manner, the prompt and
-all that was written up to there.
+it has a reader of answers, a check of the answer that looks suspicious is read anew under a third signal, the prompt
+and all that was written up to there; of that the row keeps keys and values (`modeling/read_anew.py`).
 
 In the joint recipe answer tokens see the signal: each sees one check, the latest that was complete before it. The
 latest check of a forward is kept with the row (`modeling/cache.py`) and shown to the text of later ones.
@@ -135,7 +135,7 @@ class SignalForward(nn.Module):
         if conversation is None or reader is None:
             return Sight(ranges, position, seen)
         if answer:
-            return Sight(ranges, position, seen, doubted=(conversation, answer))
+            return Sight(ranges, position, seen, if_suspicious=(conversation, answer))
         return Sight(ranges, position, seen, self.surface.prompt(conversation))
 
     def read_as(self, query: Encoded) -> str | None:
@@ -163,29 +163,29 @@ class SignalForward(nn.Module):
         Returns:
             The (B, V) scores after each row's last token (None without any token), and each row's signals.
         """
-        scores_BV, seen = self._feed(state, tokens, [[s for s in own if not s.ids] for own in sights], fused=fused)
+        looking = [[sight for sight in own if not sight.prompt] for own in sights]
+        scores_BV, seen = self._feed(state, tokens, looking, fused=fused)
         read: Iterator[float] = iter(())
-        if anew := [sight for own in sights for sight in own if sight.ids]:
-            assert self.adapter.reader is not None
-            read = iter(
-                self.adapter.reader.head(self._anew.whole(self.adapter.reader, self._texts(anew)))[:, 0].tolist()
-            )
+        if anew := [sight for own in sights for sight in own if sight.prompt]:
+            reader = self.adapter.reader
+            assert reader is not None
+            read = iter(reader.head(self._anew.whole(reader, self._texts(anew)))[:, 0].tolist())
         looked = map(iter, seen)
-        signals = [[next(read if s.ids else row) for s in own] for own, row in zip(sights, looked, strict=True)]
+        signals = [[next(read if s.prompt else row) for s in own] for own, row in zip(sights, looked, strict=True)]
         for row, own in enumerate(sights):
-            doubts = [k for k, s in enumerate(own) if s.doubted and signals[row][k] >= self.config.suspicion]
-            if doubts:
-                reader, texts = self.adapter.answer_reader, self._texts([own[k] for k in doubts])
+            places = [k for k, s in enumerate(own) if s.if_suspicious and signals[row][k] >= self.config.suspicion]
+            if places:
+                reader = self.adapter.answer_reader
                 assert reader is not None
-                for k, signal in zip(
-                    doubts, reader.head(self._anew.on(reader, state, row, texts))[0].tolist(), strict=True
-                ):
+                hidden_1KD = self._anew.further(reader, state, row, self._texts([own[k] for k in places]))
+                for k, signal in zip(places, reader.head(hidden_1KD)[0].tolist(), strict=True):
                     signals[row][k] = signal
         return scores_BV, signals
 
     def _texts(self, sights: Sequence[Sight]) -> list[tuple[int, ...]]:
         """Return what checks read anew, all of them; of an answer the prompt before it in plain letters."""
-        return [(*self.surface.prompt(s.doubted[0]), *s.doubted[1]) if s.doubted else s.ids for s in sights]
+        answers = [(sight.if_suspicious, sight.prompt) for sight in sights]
+        return [(*self.surface.prompt(own[0]), *own[1]) if own else prompt for own, prompt in answers]
 
     def _feed(
         self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool
@@ -227,7 +227,7 @@ class SignalForward(nn.Module):
 
         None of them looks first. Gradients where recorded.
         """
-        reader = self.adapter.answer_reader if sights[0].doubted else self.adapter.reader
+        reader = self.adapter.answer_reader if sights[0].if_suspicious else self.adapter.reader
         assert reader is not None
         scores: Tensor = reader.head.logits(self._anew.whole(reader, self._texts(sights)))[:, 0]
         return scores
@@ -255,7 +255,7 @@ class SignalForward(nn.Module):
             fused_BV, _ = self.feed(self.new_state(1), tokens, [[self.sight([(0, 2)])]])
             for reader in self.adapter.readers:
                 self._anew.after(reader, 1, anew)
-                self._anew.on(reader, self.new_state(1), 0, anew[:1])
+                self._anew.further(reader, self.new_state(1), 0, anew[:1])
         except torch.OutOfMemoryError:
             raise  # says nothing about the stack
         except (SignalMaskError, RuntimeError, TypeError, ValueError, IndexError) as error:

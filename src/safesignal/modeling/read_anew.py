@@ -61,7 +61,7 @@ class ReadAnew:
                 hidden_TKD = forward.whole_pass(tokens, whole, reader.cls_D, state)[:, -checks:]
         return torch.cat([row_KD[: len(own), None] for row_KD, own in zip(hidden_TKD, ends, strict=True)])
 
-    def on(self, reader: Signal, state: TextState, row: int, texts: Sequence[tuple[int, ...]]) -> Tensor:
+    def further(self, reader: Signal, state: TextState, row: int, texts: Sequence[tuple[int, ...]]) -> Tensor:
         """Read on in a row's text: the (1, K, D) hidden states of the [CLS] behind each of its K beginnings.
 
         What was read of this row before is not read again, so far as it is still what was written.

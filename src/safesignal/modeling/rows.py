@@ -181,11 +181,11 @@ class Row:
             return [(self.origin + span.start, self.origin + span.end)]
         return self.encoded.ranges(span)
 
-    def text_of(self, span: Span) -> tuple[Encoded, Sequence[int]]:
+    def to_read(self, span: Span) -> tuple[Encoded, Sequence[int]]:
         """Return what a reader reads for a span: the conversation, and all that was written to it up to its end."""
         if span.turn is not None or span == Span(query=True):
-            return self.encoded.text_of(span)
-        return self.encoded, self.ids[self.encoded.text : self.ranges(span)[-1][1]]
+            return self.encoded.to_read(span)
+        return self.encoded, self.ids[self.encoded.text : self.origin + span.end]
 
     def since(self, span: Span) -> int | None:
         """Return the first position that sees the check of this span, where text sees checks; None: no text does.

@@ -142,7 +142,7 @@ class _Texts:
         if self._state is None:
             self._state = self._fed()
         sights = [
-            [self.forward.sight(row.ranges(s), text=row.text_of(s)) for s in own]
+            [self.forward.sight(row.ranges(s), text=row.to_read(s)) for s in own]
             for row, own in zip(self.rows, wanted, strict=True)
         ]
         found = self.forward.feed(self._state, [[] for _ in self.rows], sights)[1]

@@ -18,16 +18,21 @@ class Sight:
         ranges: The (start, end) positions it sees.
         position: Its own position id.
         since: The first text position that sees it; -1: nobody does.
-        ids: The prompt it reads anew; empty: it looks at what the base has read.
-        doubted: What is read anew if that looks suspicious (checks of an answer): a conversation, and the ids of the
-            answer to it; None: nothing is.
+        prompt: The ids it reads anew (a check of the query); empty: it looks at what the base has read.
+        if_suspicious: What is read anew if that looks suspicious (checks of an answer): a conversation, and the ids of
+            the answer to it; None: nothing is.
     """
 
     ranges: tuple[tuple[int, int], ...]
     position: int
     since: int = -1
-    ids: tuple[int, ...] = ()
-    doubted: tuple[Encoded, Sequence[int]] | None = None
+    prompt: tuple[int, ...] = ()
+    if_suspicious: tuple[Encoded, Sequence[int]] | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads anew, or would."""
+        return bool(self.prompt or self.if_suspicious)
 
 
 def shared_texts(read: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[list[int]]]:

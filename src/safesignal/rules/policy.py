@@ -46,7 +46,7 @@ class Policy:
     implicit: bool = True
     """Let answer tokens see the latest [CLS], where the adapter is a joint one; off leaves the explicit lever alone."""
     check_query: bool = True
-    """Read the signal on the query before generating; off leaves the answer's windows alone to find harm."""
+    """Read the signal on the query before generating; off leaves it to checks of the answer to find harm."""
     refusal_prefix: str = REFUSAL_PREFIX
     """Inserted when the policy fires and `after` is `explain`."""
     fixed_refusal: str = FIXED_REFUSAL

@@ -103,7 +103,7 @@ class Splicing:
     """Answers behind benign requests that they were not given to.
 
     Attributes:
-        n: Rows with a malicious answer, and as many with a benign one.
+        n: Most rows with a malicious answer, and as many with a benign one.
         parts: Parts that requests and answers come from; empty for all.
         val_fraction: Share of prompts that `align` will keep for validation, in [0, 1): no answer stands on both sides.
     """

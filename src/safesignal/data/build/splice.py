@@ -14,13 +14,16 @@ from dataclasses import replace
 from safesignal.data.mixture import LICENCES, SPLIT_SEED, prompt_key, split_by_prompt
 from safesignal.data.records import Record, with_meta
 
-__all__ = ["shows", "splice"]
+__all__ = ["SPLICE", "shows", "splice"]
 
-_STEM, _FEWEST = 5, 2
-"""An answer shows what it is about if it has so many of the request's words, by their first letters."""
+SPLICE = "splice"
+"""What such a row says of itself as its `variant`: the answer is nobody's own."""
+
+_STEM = re.compile(r"(?<![^\W\d_])[^\W\d_]{5}")
+_FEWEST = 2
+"""An answer shows what it is about if it has so many of the longer words of its request, by their first letters."""
 _ANSWERED = ("job", "on_policy", "temperature", "model", "variant", "family", "template")
 """What a row says of how it was made, which does not hold of it with another answer."""
-_WORD = re.compile(r"[^\W\d_]{5,}")
 
 
 def splice(records: Iterable[Record], n: int, rng: random.Random, val_fraction: float) -> list[Record]:
@@ -48,9 +51,11 @@ def _behind_others(rows: Sequence[Record], n: int, rng: random.Random) -> list[R
     harmless = [row for row in rows if row.response_label == row.prompt_label == "benign" and row.response]
     size = min(n, len(harmful), len(harmless), len(requests) // 2)
     asked = rng.sample(requests, 2 * size)
-    answers = [sorted(rng.sample(own, size), key=_length) for own in (harmful, harmless)]
-    order = rng.sample(range(size), size)
-    couples = [[(asked[2 * place + side], answers[side][place]) for side in (0, 1)] for place in order]
+    behind = [
+        list(zip(asked[side::2], sorted(rng.sample(own, size), key=_length), strict=True))
+        for side, own in enumerate((harmful, harmless))
+    ]
+    couples = rng.sample(list(zip(*behind, strict=True)), size)
     strange = [
         pairs for pairs in couples if all(prompt_key(request) != prompt_key(answer) for request, answer in pairs)
     ]
@@ -64,7 +69,7 @@ def shows(record: Record) -> bool:
 
 
 def _stems(text: str) -> set[str]:
-    return {word[:_STEM] for word in _WORD.findall(text.lower())}
+    return set(_STEM.findall(text.lower()))
 
 
 def _length(record: Record) -> tuple[int, str]:
@@ -76,10 +81,10 @@ def _spliced(request: Record, answer: Record) -> Record:
     made = replace(
         request,
         meta=own,
-        id=f"splice/{request.id}/{answer.id}",
+        id=f"{SPLICE}/{request.id}/{answer.id}",
         prefill=answer.prefill,
         response=answer.response,
         response_label=answer.response_label,
         licence=max(request.licence, answer.licence, key=LICENCES.index),
     )
-    return with_meta(made, variant="splice", variant_of=request.id, answer_of=answer.id)
+    return with_meta(made, variant=SPLICE, variant_of=request.id, answer_of=answer.id)

@@ -19,10 +19,10 @@ from safesignal.modeling.cache import TextState
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.read_anew import ReadAnew
 from safesignal.modeling.sight import shared_texts
-from safesignal.nn.gate import GatedLoRA
 from safesignal.rules import EVERY, Policy
 from safesignal.types import CheckKind, Span
-from tests.invariants.harness import NEVER_AT_ALL, PROMPTS, encoded, oracle_signal, run
+from tests.invariants.harness import NEVER_AT_ALL, PROMPTS, encoded, run
+from tests.modeling.merged import by_merging
 from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
 
 ANSWER = "an answer with several words, and then some more of them."
@@ -47,34 +47,8 @@ def reading(
     return model
 
 
-@torch.no_grad()
-def by_merging(model: SafeSignalModel, ids: tuple[int, ...]) -> float:
-    """Read a text with a base whose weights have the LoRA of the reader of answers added, and its [CLS] and head."""
-    adapter, stack = model.forward_signal.adapter, model.forward_signal.stack
-    reader = adapter.answer_reader
-    assert reader is not None
-    changed: list[tuple[Tensor, Tensor]] = []
-
-    def put(old: Tensor, new: Tensor) -> None:
-        changed.append((old, old.clone()))
-        old.copy_(new)
-
-    try:
-        for name, layer in stack.linears.items():
-            lora = reader.lora[name.replace(".", "/")]
-            assert isinstance(lora, GatedLoRA)
-            delta_OI, weight = lora.scale * lora.up_OR @ lora.down_RI, layer.weight
-            assert isinstance(weight, Tensor)
-            put(weight, weight + (delta_OI if isinstance(layer, nn.Linear) else delta_OI.t()))
-        for own in adapter.lora.values():
-            assert isinstance(own, GatedLoRA)
-            put(own.up_OR, torch.zeros_like(own.up_OR))
-        for name in ("cls_D", "head.proj.weight", "head.proj.bias"):
-            put(adapter.get_parameter(name), reader.get_parameter(name))
-        return oracle_signal(model, ids, [(0, len(ids))])
-    finally:
-        for tensor, value in changed:
-            tensor.copy_(value)
+def read_alone(model: SafeSignalModel, ids: tuple[int, ...]) -> float:
+    return by_merging(model, model.forward_signal.adapter.answer_reader, ids)
 
 
 def windows(model: SafeSignalModel, prompt: str = PROMPTS[1], answer: str = ANSWER) -> list[float]:
@@ -95,7 +69,7 @@ def test_a_suspicious_answer_is_read_with_its_prompt_as_by_a_base_with_the_weigh
 ) -> None:
     model = reading(family, position=position)
     one = model.encode_one(PROMPTS[1], ANSWER)
-    expected = [by_merging(model, one.ids[: one.text + length]) for length in range(1, one.prefill + 1)]
+    expected = [read_alone(model, one.ids[: one.text + length]) for length in range(1, one.prefill + 1)]
     assert max(expected) - min(expected) > 1e-3, "the windows read alike, so nothing was compared"
     assert windows(model) == pytest.approx(expected, abs=1e-4)
 
@@ -127,7 +101,7 @@ def test_generation_reads_what_score_reads_and_writes_what_the_base_writes(famil
         assert len(found) >= 9
         for check in found:
             ids = (*one.ids, *answer.ids[: check.span.end])
-            assert check.signal == pytest.approx(by_merging(model, ids), abs=1e-4)
+            assert check.signal == pytest.approx(read_alone(model, ids), abs=1e-4)
         if checks == "separate":
             assert answer.ids == base.ids
 
@@ -167,7 +141,7 @@ def test_it_reads_on_where_it_was_and_anew_where_the_text_is_another(family: Fam
     handle.remove()
     assert read == [new + len(own) for own, new in texts]
     for (own, _), signals in zip(texts, found, strict=True):
-        assert signals == pytest.approx([by_merging(model, text) for text in own], abs=1e-4)
+        assert signals == pytest.approx([read_alone(model, text) for text in own], abs=1e-4)
     other, own_reading = state.readings
     assert other is None
     assert own_reading is not None
@@ -198,7 +172,7 @@ def test_an_earlier_turn_is_read_after_what_it_follows() -> None:
     history = [check for check in answer.checks if check.kind is CheckKind.HISTORY]
     assert len(history) == end - start
     for check in history:
-        assert check.signal == pytest.approx(by_merging(model, one.ids[: start + check.span.end]), abs=1e-4)
+        assert check.signal == pytest.approx(read_alone(model, one.ids[: start + check.span.end]), abs=1e-4)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], Tensor]]:
@@ -239,7 +213,7 @@ def test_refusals_rollbacks_and_rows_that_leave_read_no_stale_text(
     reader = model.forward_signal.adapter.answer_reader
     assert reader is not None
     for text, hidden_D in kept[:: max(1, len(kept) // 40)]:
-        assert float(reader.head(hidden_D[None, None])) == pytest.approx(by_merging(model, text), abs=1e-4)
+        assert float(reader.head(hidden_D[None, None])) == pytest.approx(read_alone(model, text), abs=1e-4)
 
 
 def test_a_disguised_prompt_is_read_in_plain_letters(monkeypatch: pytest.MonkeyPatch) -> None:

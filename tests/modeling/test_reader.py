@@ -16,10 +16,10 @@ from safesignal.modeling.cache import common_prefix
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.sight import Sight
 from safesignal.nn import attention
-from safesignal.nn.gate import GatedLoRA
 from safesignal.rules import EVERY, Policy
 from safesignal.types import CheckKind
 from tests.invariants.harness import NEVER_AT_ALL, PROMPTS, encoded, oracle_signal, run
+from tests.modeling.merged import by_merging
 from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
 
 
@@ -48,42 +48,11 @@ def query_signals(model: SafeSignalModel, prompts: list[str]) -> list[float]:
     return [score.prompt_signal for score in model.score(prompts)]
 
 
-@torch.no_grad()
-def by_merging(model: SafeSignalModel, prompt: str) -> float:
-    """Read the query with a base whose weights have the reader's LoRA added, and the reader's [CLS] and head."""
-    reader, stack = model.forward_signal.adapter.reader, model.forward_signal.stack
-    assert reader is not None
-    one, adapter = model.encode_one(prompt), model.forward_signal.adapter
-    changed: list[tuple[Tensor, Tensor]] = []
-
-    def put(old: Tensor, new: Tensor) -> None:
-        changed.append((old, old.clone()))
-        old.copy_(new)
-
-    try:
-        for name, layer in stack.linears.items():
-            lora = reader.lora[name.replace(".", "/")]
-            assert isinstance(lora, GatedLoRA)
-            delta_OI, weight = lora.scale * lora.up_OR @ lora.down_RI, layer.weight
-            assert isinstance(weight, Tensor)
-            put(weight, weight + (delta_OI if isinstance(layer, nn.Linear) else delta_OI.t()))
-        for own in adapter.lora.values():
-            assert isinstance(own, GatedLoRA)
-            put(own.up_OR, torch.zeros_like(own.up_OR))
-        put(adapter.cls_D, reader.cls_D)
-        put(adapter.head.proj.weight, reader.head.proj.weight)
-        put(adapter.head.proj.bias, reader.head.proj.bias)
-        return oracle_signal(model, one.ids, [(0, len(one.ids))])
-    finally:
-        for tensor, value in changed:
-            tensor.copy_(value)
-
-
 @pytest.mark.parametrize("position", ["tracking", "first"])
 def test_a_query_is_read_as_by_a_base_with_the_weights_merged(family: Family, position: str) -> None:
     model = reading(family, position=position)
     one = model.encode_one(PROMPTS[1])
-    read = by_merging(model, PROMPTS[1])
+    read = by_merging(model, model.forward_signal.adapter.reader, one.ids)
     assert oracle_signal(model, one.ids, one.query_ranges()) != pytest.approx(read, abs=1e-3)
     assert query_signals(model, PROMPTS[1:2])[0] == pytest.approx(read, abs=1e-4)
 

@@ -71,8 +71,9 @@ test-slow: $(VENV)/.stamp-dev
 # Twenty-one steps, each of which goes on where it was stopped: requests to train on, seven files, of which the third to the
 # sixth have some rows of those before them; the model's own answers and those to train on, the signal that looks at text
 # (SmolLM2: 30 GiB of disk), answers to look-alikes and that signal once more, the reader of queries, which is trained six
-# times, and answers to newer requests, conversations of them and the reader of answers. Only rows whose licence lets the result ship. The second adapter has the plan and the requests of the first, half of the plan's answers,
-# and one training of its reader.
+# times, and answers to newer requests, conversations of them and the reader of answers. Only rows whose licence lets the
+# result ship. The second adapter has the plan and the requests of the first, half of the plan's answers, and one training
+# of its reader.
 DATA ?= ../shared/data
 
 BASE :=

@@ -23,6 +23,7 @@ from safesignal.data.records import Message, Record, append_jsonl, read_records
 from safesignal.errors import AdapterError, DataError, UsageError
 from safesignal.modeling.model import SafeSignalModel
 from tests.align.conftest import make_model, make_records
+from tests.invariants.harness import save_with_base
 
 CONFIG = AlignConfig(batch_size=8, eval_every=3, epochs=2, learning_rate=5e-3, patience=99)
 
@@ -147,10 +148,8 @@ def saved(folder: Path, model: SafeSignalModel) -> SafeSignalModel:
     with torch.no_grad():
         model.forward_signal.adapter.head.proj.weight.fill_(0.25)
     model.trained_signal = True
-    model.base.save_pretrained(folder / "base")
-    model.tokenizer.save_pretrained(folder / "base")
     model.training_record = {"steps": 7}
-    model.save_pretrained(folder / "adapter")
+    save_with_base(model, folder)
     return model
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -37,6 +38,7 @@ __all__ = [
     "options",
     "oracle_signal",
     "ranges_of",
+    "save_with_base",
     "spread_",
 ]
 
@@ -69,6 +71,13 @@ def guarded(
     )
     spread_(model)
     return model
+
+
+def save_with_base(model: SafeSignalModel, folder: Path) -> None:
+    """Save the base a model stands on as `base`, and what was trained for it as `adapter` beside it."""
+    model.base.save_pretrained(folder / "base")
+    model.tokenizer.save_pretrained(folder / "base")
+    model.save_pretrained(folder / "adapter")
 
 
 @torch.no_grad()

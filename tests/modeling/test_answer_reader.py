@@ -21,7 +21,7 @@ from safesignal.modeling.read_anew import ReadAnew
 from safesignal.modeling.sight import shared_texts
 from safesignal.rules import EVERY, Policy
 from safesignal.types import CheckKind, Span
-from tests.invariants.harness import NEVER_AT_ALL, PROMPTS, encoded, run
+from tests.invariants.harness import NEVER_AT_ALL, PROMPTS, encoded, run, save_with_base
 from tests.modeling.merged import by_merging
 from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
 
@@ -251,9 +251,7 @@ def test_a_reader_that_gives_no_number_is_an_error() -> None:
 
 def test_it_is_saved_and_loaded_and_part_of_what_tells_adapters_apart(tmp_path: Path) -> None:
     model = reading()
-    model.base.save_pretrained(tmp_path / "base")
-    model.tokenizer.save_pretrained(tmp_path / "base")
-    model.save_pretrained(tmp_path / "adapter")
+    save_with_base(model, tmp_path)
     found = SafeSignalModel.from_pretrained(tmp_path / "adapter", base=str(tmp_path / "base"))
     assert (found.config.answer_reader_rank, found.config.suspicion) == (4, 0.0)
     assert found.fingerprint() == model.fingerprint()

@@ -112,8 +112,9 @@ def _lowest_policy(
     That of windows is `least` or above, that of queries `query` if one is given.
     """
     demands = list(zip(readers, budgets, strict=False))
-    prompt = max(lowest_threshold(reader.queries(), budget / 2) for reader, budget in demands)
-    prompt = prompt if query is None else query
+    prompt = query
+    if prompt is None:
+        prompt = max(lowest_threshold(reader.queries(), budget / 2) for reader, budget in demands)
     window = max(
         _window_threshold(reader, base, share_left(reader.queries(), prompt, budget)) for reader, budget in demands
     )

@@ -9,7 +9,7 @@ frozen, so there is no language-model term to balance it with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,7 @@ class GatedRecipe:
                 hint="`--start ADAPTER`",
             )
         if not config.start:
-            _require_trained(config, signal, begun=signal)
+            _require_trained(config, signal, begun=_ranked(signal))
             fresh = SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how)
             _begin_readers(fresh, fresh.forward_signal.adapter.readers)
             return cls(fresh, config)
@@ -103,8 +103,7 @@ class GatedRecipe:
             own.forward_signal.adapter.float(), load_adapter(find_adapter(config.start, model))[2], config.start
         )
         wanted = _settled(own.config, signal)
-        new: dict[str, Any] = {name: 0 if getattr(own.config, name) else getattr(wanted, name) for name in _READERS}
-        _require_trained(config, wanted, begun=replace(wanted, **new))
+        _require_trained(config, wanted, begun=_ranked(wanted) - _ranked(own.config))
         had = own.forward_signal.adapter.readers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -206,13 +205,18 @@ def _begin_readers(model: SafeSignalModel, readers: Sequence[Signal]) -> None:
         nn.init.zeros_(reader.head.proj.bias)
 
 
-def _require_trained(config: AlignConfig, wanted: SignalConfig, *, begun: SignalConfig) -> None:
+def _ranked(signal: SignalConfig) -> set[str]:
+    """Return the settings of the readers that a signal has."""
+    return {name for name in _READERS if getattr(signal, name)}
+
+
+def _require_trained(config: AlignConfig, wanted: SignalConfig, *, begun: Set[str]) -> None:
     """Raise if a run would begin a reader that it does not train, and save it as if it did.
 
     Args:
         config: Of the run.
         wanted: The signal that it makes.
-        begun: The same, with a rank of 0 for readers that the start has already.
+        begun: Settings of the readers that the run begins.
     """
     if config.read_answers and not (config.start and wanted.answer_reader_rank):
         lacking = "signal.answer_reader_rank is 0" if config.start else "align.start is empty"
@@ -222,9 +226,9 @@ def _require_trained(config: AlignConfig, wanted: SignalConfig, *, begun: Signal
             hint="`--start ADAPTER --answer_reader_rank 16`",
         )
     untrained = "reader_rank" if config.read_answers else "answer_reader_rank"
-    if getattr(begun, untrained):
+    if untrained in begun:
         raise UsageError(
-            f"signal.{untrained} = {getattr(begun, untrained)} asks for a reader that this run would begin and not "
+            f"signal.{untrained} = {getattr(wanted, untrained)} asks for a reader that this run would begin and not "
             f"train. Expected 0, or align.read_answers {'off' if config.read_answers else 'on'}.",
             hint="one run trains one: that of queries first, that of answers with `--start ADAPTER --read_answers`",
         )

@@ -88,8 +88,13 @@ def require_enough(jobs: Mapping[str, int], val: Sequence[Example], config: Alig
 
 def _benign(val: Sequence[Example]) -> list[Example]:
     """Return the rows of both a benign prompt and a benign answer."""
-    own = [e for e in val if e.record.prompt_is_malicious is False and e.response_is_malicious is False]
-    return [e for e in own if e.record.meta.get("variant") != SPLICE]
+    benign = [e for e in val if e.record.prompt_is_malicious is False and e.response_is_malicious is False]
+    return [e for e in benign if not _spliced(e.record)]
+
+
+def _spliced(record: Record) -> bool:
+    """Tell whether the answer was given to another request: it is not what the model says here."""
+    return bool(record.meta.get("variant") == SPLICE)
 
 
 def check_jobs(records: Sequence[Record], config: AlignConfig) -> dict[str, int]:
@@ -132,8 +137,8 @@ def answers_among(records: Sequence[Record], job: str, config: AlignConfig) -> l
         DataError: If the job's rows answer prompts of the training split.
     """
     benign = [r for r in records if r.response and r.prompt_label == "benign" and r.response_label == "benign"]
-    benign = [r for r in benign if r.meta.get("variant") != SPLICE]
-    return _job(records, job, config) or [r for r in benign if r.meta.get("job") in (None, "", INPUT_JOB)]
+    own = [r for r in benign if r.meta.get("job") in (None, "", INPUT_JOB) and not _spliced(r)]
+    return _job(records, job, config) or own
 
 
 def recalibrate(

@@ -213,7 +213,7 @@ def check_data(data: list[str], settings: AlignConfig) -> None:
     if settings.recipe in _WITH_SIGNAL and not settings.mixture:
         counts = _labels(records)
         if settings.read_answers:
-            counts = Counter("benign" if r.response_label == "refusal" else r.response_label for r in records)
+            counts = Counter(map(_answer_label, records))
         if not counts["malicious"] or not counts["benign"]:
             raise UsageError(
                 f"the rows have {counts['malicious']} malicious labels and {counts['benign']} benign ones. "
@@ -246,9 +246,12 @@ def _labels(records: Iterable[Record]) -> Counter[str]:
     """Count the labels of all rows: of prompts, of responses (a refusal is a benign one), and rows by prompt label."""
     found: Counter[str] = Counter()
     for record in records:
-        response = {"refusal": "benign"}.get(record.response_label, record.response_label)
-        found.update([str(record.prompt_label), response, f"{record.prompt_label} prompts"])
+        found.update([str(record.prompt_label), _answer_label(record), f"{record.prompt_label} prompts"])
     return found
+
+
+def _answer_label(record: Record) -> str:
+    return {"refusal": "benign"}.get(record.response_label, record.response_label)
 
 
 def check_output(output: str) -> None:

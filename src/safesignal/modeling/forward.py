@@ -169,7 +169,7 @@ class SignalForward(nn.Module):
         if anew := [sight for own in sights for sight in own if sight.prompt]:
             reader = self.adapter.reader
             assert reader is not None
-            read = iter(reader.head(self._anew.whole(reader, self._texts(anew)))[:, 0].tolist())
+            read = iter(reader.head(self._anew.whole(reader, [sight.prompt for sight in anew]))[:, 0].tolist())
         looked = map(iter, seen)
         signals = [[next(read if s.prompt else row) for s in own] for own, row in zip(sights, looked, strict=True)]
         for row, own in enumerate(sights):
@@ -177,15 +177,17 @@ class SignalForward(nn.Module):
             if places:
                 reader = self.adapter.answer_reader
                 assert reader is not None
-                hidden_1KD = self._anew.further(reader, state, row, self._texts([own[k] for k in places]))
+                hidden_1KD = self._anew.further(reader, state, row, [self._text(own[k]) for k in places])
                 for k, signal in zip(places, reader.head(hidden_1KD)[0].tolist(), strict=True):
                     signals[row][k] = signal
         return scores_BV, signals
 
-    def _texts(self, sights: Sequence[Sight]) -> list[tuple[int, ...]]:
-        """Return what checks read anew, all of them; of an answer the prompt before it in plain letters."""
-        answers = [(sight.if_suspicious, sight.prompt) for sight in sights]
-        return [(*self.surface.prompt(own[0]), *own[1]) if own else prompt for own, prompt in answers]
+    def _text(self, sight: Sight) -> tuple[int, ...]:
+        """Return what a check reads anew; of an answer with the prompt before it, in plain letters."""
+        if sight.if_suspicious is None:
+            return sight.prompt
+        conversation, answer = sight.if_suspicious
+        return (*self.surface.prompt(conversation), *answer)
 
     def _feed(
         self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool
@@ -229,7 +231,7 @@ class SignalForward(nn.Module):
         """
         reader = self.adapter.answer_reader if sights[0].if_suspicious else self.adapter.reader
         assert reader is not None
-        scores: Tensor = reader.head.logits(self._anew.whole(reader, self._texts(sights)))[:, 0]
+        scores: Tensor = reader.head.logits(self._anew.whole(reader, [self._text(sight) for sight in sights]))[:, 0]
         return scores
 
     def train_pass(self, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]]) -> Tensor:
@@ -254,7 +256,7 @@ class SignalForward(nn.Module):
             plain_BV, _ = self.feed(self.new_state(1), tokens, [[]])
             fused_BV, _ = self.feed(self.new_state(1), tokens, [[self.sight([(0, 2)])]])
             for reader in self.adapter.readers:
-                self._anew.after(reader, 1, anew)
+                self._anew.after(reader, 1, anew, [[2], [2]])
                 self._anew.further(reader, self.new_state(1), 0, anew[:1])
         except torch.OutOfMemoryError:
             raise  # says nothing about the stack

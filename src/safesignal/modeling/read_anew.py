@@ -44,13 +44,18 @@ class ReadAnew:
         That [CLS] sees the whole text, template and all: what the base would say next is decided at its end. Gradients
         where recorded.
         """
-        texts, _ = shared_texts(read)
+        texts, ends = shared_texts(read)
         shared = common_prefix(texts)
-        return self.after(reader, shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0, read)
+        return self.after(reader, shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0, texts, ends)
 
-    def after(self, reader: Signal, shared: int, read: Sequence[tuple[int, ...]]) -> Tensor:
-        """Read the first `shared` ids of all texts, most often the template's system text, once, then the rest."""
-        forward, (texts, ends) = self._forward, shared_texts(read)
+    def after(
+        self, reader: Signal, shared: int, texts: Sequence[tuple[int, ...]], ends: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Read the first `shared` ids of all texts, most often the template's system text, once, then the rest.
+
+        Texts, and where in each its checks end, are those of :func:`shared_texts`.
+        """
+        forward = self._forward
         state, tokens = forward.new_state(len(texts)), [ids[shared:] for ids in texts]
         whole, checks = [[forward.sight([(0, end)]) for end in own] for own in ends], max(map(len, ends))
         rows = max(map(len, tokens)) + checks

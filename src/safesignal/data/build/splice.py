@@ -22,7 +22,7 @@ SPLICE = "splice"
 _STEM = re.compile(r"(?<![^\W\d_])[^\W\d_]{5}")
 _FEWEST = 2
 """An answer shows what it is about if it has so many of the longer words of its request, by their first letters."""
-_ANSWERED = ("job", "on_policy", "temperature", "model", "variant", "family", "template")
+_ANSWERED = ("job", "on_policy", "temperature", "model", "family", "template")
 """What a row says of how it was made, which does not hold of it with another answer."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -78,6 +79,9 @@ class SignalConfig:
     """Last names of the linear layers to gate; empty gates all but the key and value projections."""
     reader_rank: int = 0
     """Rank of a second LoRA, on every row, under which checks of the query read the prompt anew; 0: none does."""
+    surprise: float = 0.0
+    """Nats beyond those of dear tokens, summed up along a run of a user's text, from which nobody writes that run and a
+    query is read once more without it, the higher signal counting; 0: never. Without a reader it says nothing."""
     answer_reader_rank: int = 0
     """Rank of a third LoRA, on every row, under which checks of the answer that look suspicious read prompt and answer
     anew; 0: none does."""
@@ -107,6 +111,7 @@ class SignalConfig:
         for name in ("reader_rank", "answer_reader_rank"):
             bounds += [(name, 0 <= getattr(self, name) <= most, f"0 to {most} for `{self.recipe}`")]
         bounds += [("suspicion", 0 <= self.suspicion <= 1, "in [0, 1]")]
+        bounds += [("surprise", 0 <= self.surprise < math.inf, "0 or more")]
         bounds += [("recipe", self.recipe in ("gated", "joint"), "`gated` or `joint`")]
         bounds += [("cls_spans", self.cls_spans in ("query", "inference"), "`query` or `inference`")]
         bounds += [("position", self.position in ("tracking", "first"), "`tracking` or `first`")]

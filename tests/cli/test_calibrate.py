@@ -99,7 +99,7 @@ def test_lookalikes_of_a_file_of_their_own_set_a_limit(run: Run, tiny: Tiny, tmp
         (("--target_fpr", "balanced"), "balanced=0.02"),
         (("--target_fpr", "lax=0.1"), "align.target_fpr"),
         (("--lookalike_fpr", "balanced=0.1"), "--lookalikes FILE"),
-        (("--config", "rank.toml"), "only r1, r2, r3, schedule, strategic_attention, suspicion, tau"),
+        (("--config", "rank.toml"), "only r1, r2, r3, schedule, strategic_attention, surprise, suspicion, tau"),
         (("--config", "sparse.toml"), "leaves 10 tokens between checks that see r2 = 2"),
     ],
 )

@@ -220,7 +220,7 @@ def test_a_disguised_prompt_is_read_in_plain_letters(monkeypatch: pytest.MonkeyP
     model = reading()
     kept = recorded(monkeypatch)
     typed, plain = (model.encode_one(prompt, ANSWER) for prompt in ("p i c k a l o c k", "pick a lock"))
-    monkeypatch.setattr(model.forward_signal.surface, "prompt", lambda one: plain.ids[: plain.text])
+    monkeypatch.setattr(model.forward_signal.surface, "prompt", lambda one: model.encode_one("pick a lock"))
     windows(model, "p i c k a l o c k")
     assert max((text for text, _ in kept), key=len) == (*plain.ids[: plain.text], *typed.ids[typed.text :])
 

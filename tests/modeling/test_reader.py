@@ -13,11 +13,12 @@ from safesignal.config import SignalConfig
 from safesignal.errors import AdapterError, SignalError, SignalMaskError, UsageError
 from safesignal.modeling import read_anew
 from safesignal.modeling.cache import common_prefix
+from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.sight import Sight
 from safesignal.nn import attention
 from safesignal.rules import EVERY, Policy
-from safesignal.types import CheckKind
+from safesignal.types import CheckKind, Role
 from tests.invariants.harness import NEVER_AT_ALL, PROMPTS, encoded, oracle_signal, run, save_with_base
 from tests.modeling.merged import by_merging
 from tests.support import Family, randomise_, tiny_model, tiny_tokenizer
@@ -150,7 +151,7 @@ def test_prompts_of_which_one_begins_the_other_and_prompts_that_share_nothing(mo
     monkeypatch.setattr(read_anew, "_WORTH_SHARING", 1)
     forward = reading().forward_signal
     for rows in ([[5, 6], [5, 6, 7, 8]], [[5, 6], [5, 6]], [[5, 6, 7], [8, 6]], [[5], [5, 6]]):
-        sights = [Sight(((0, len(ids)),), 0, prompt=tuple(ids)) for ids in rows]
+        sights = [Sight(((0, len(ids)),), 0, prompt=Encoded(tuple(ids), (Role.USER,) * len(ids))) for ids in rows]
         together, alone = forward.reread(sights), torch.cat([forward.reread([sight]) for sight in sights])
         assert torch.allclose(together, alone, atol=1e-4)
 

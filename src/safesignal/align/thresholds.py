@@ -35,7 +35,7 @@ __all__ = [
 
 _FEW = 100
 """Answers below which the thresholds' measured shares say little."""
-_OPERATING = ("r1", "r2", "r3", "schedule", "strategic_attention", "suspicion", "tau")
+_OPERATING = ("r1", "r2", "r3", "schedule", "strategic_attention", "surprise", "suspicion", "tau")
 """Fields that decoding goes by: weights that saw other windows in training still read these."""
 
 

@@ -211,12 +211,14 @@ class GuardedTarget(_LoopTarget):
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
+        config = self.model.config
         return {
             **self._base_identity(),
             "adapter": self.model.fingerprint(),
-            **({"suspicion": self.model.config.suspicion} if self.model.config.answer_reader_rank else {}),
+            **({"suspicion": config.suspicion} if config.answer_reader_rank else {}),
+            **({"surprise": config.surprise} if config.reader_rank else {}),
             "base_drift": self.model.base_drift,
-            "position": self.model.config.position,
+            "position": config.position,
             "preset": self.preset,
             "checks": self.checks,
         }

@@ -166,10 +166,10 @@ class SignalForward(nn.Module):
         looking = [[sight for sight in own if not sight.prompt] for own in sights]
         scores_BV, seen = self._feed(state, tokens, looking, fused=fused)
         read: Iterator[float] = iter(())
-        if anew := [sight for own in sights for sight in own if sight.prompt]:
+        if anew := [sight.prompt for own in sights for sight in own if sight.prompt]:
             reader = self.adapter.reader
             assert reader is not None
-            read = iter(reader.head(self._anew.whole(reader, [sight.prompt for sight in anew]))[:, 0].tolist())
+            read = iter(self._anew.queries(reader, anew, self.config.surprise))
         looked = map(iter, seen)
         signals = [[next(read if s.prompt else row) for s in own] for own, row in zip(sights, looked, strict=True)]
         for row, own in enumerate(sights):
@@ -184,10 +184,11 @@ class SignalForward(nn.Module):
 
     def _text(self, sight: Sight) -> tuple[int, ...]:
         """Return what a check reads anew; of an answer with the prompt before it, in plain letters."""
-        if sight.if_suspicious is None:
-            return sight.prompt
+        if sight.prompt is not None:
+            return sight.prompt.ids
+        assert sight.if_suspicious is not None
         conversation, answer = sight.if_suspicious
-        return (*self.surface.prompt(conversation), *answer)
+        return (*self.surface.prompt(conversation).ids, *answer)
 
     def _feed(
         self, state: TextState, tokens: Sequence[Sequence[int]], sights: Sequence[Sequence[Sight]], *, fused: bool

@@ -5,20 +5,27 @@ Shapes: B batch, T tokens, K safety rows, N chosen tokens, A tokens of one answe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safesignal.errors import UsageError
-from safesignal.modeling.forward import SignalForward
+from safesignal.errors import SignalError, UsageError
 from safesignal.nn.masks import last_columns, right_aligned
 
-__all__ = ["Likelihood", "answer_likelihoods", "logits_of", "watched_likelihoods"]
+if TYPE_CHECKING:
+    from safesignal.modeling.forward import SignalForward
+
+__all__ = ["Likelihood", "answer_likelihoods", "logits_of", "surprises", "watched_likelihoods"]
 
 Ids = Sequence[int]
+
+_AT_ONCE = 256
+"""Tokens whose scores over the whole vocabulary are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,23 @@ def watched_likelihoods(
         _told(logits_of(forward.base, hidden_TD[-len(answer) :]), answer)
         for hidden_TD, answer in zip(text_BTD, answers, strict=True)
     ]
+
+
+@torch.no_grad()
+def surprises(base: PreTrainedModel, hidden_ND: Tensor, ids: Ids) -> list[float]:
+    """Return what tokens cost whoever left the last hidden states before them, nats each, a few at a time.
+
+    Raises:
+        SignalError: If one is no finite number.
+    """
+    parts = []
+    for at in range(0, len(ids), _AT_ONCE):
+        logprobs_NV = logits_of(base, hidden_ND[at : at + _AT_ONCE]).log_softmax(dim=-1)
+        wanted_N = torch.tensor(ids[at : at + _AT_ONCE], device=logprobs_NV.device)
+        parts += logprobs_NV.gather(1, wanted_N[:, None])[:, 0].neg().tolist()
+    if not all(map(math.isfinite, parts)):
+        raise SignalError("a token of the prompt costs no finite number of nats. Expected one for each.")
+    return parts
 
 
 def logits_of(base: PreTrainedModel, hidden_ND: Tensor) -> Tensor:

@@ -17,7 +17,10 @@ from transformers import DynamicCache
 
 from safesignal.modeling.adapter import Signal
 from safesignal.modeling.cache import Reading, TextCache, TextState, common_prefix
+from safesignal.modeling.chat import Encoded
+from safesignal.modeling.likelihood import surprises
 from safesignal.modeling.sight import shared_texts
+from safesignal.modeling.unlikely import without
 from safesignal.nn.attention import plain_where_quicker
 from safesignal.nn.gate import SignalGate
 
@@ -45,8 +48,42 @@ class ReadAnew:
         where recorded.
         """
         texts, ends = shared_texts(read)
-        shared = common_prefix(texts)
-        return self.after(reader, shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0, texts, ends)
+        return self.after(reader, _worth_sharing(texts), texts, ends)
+
+    def queries(self, reader: Signal, prompts: Sequence[Encoded], surprise: float) -> list[float]:
+        """Read prompts whole, and once more without what nobody writes; the higher signal counts.
+
+        Args:
+            reader: Of queries.
+            prompts: In plain letters; equal ones are read once.
+            surprise: `SignalConfig.surprise`; 0: none is read again.
+
+        Raises:
+            SignalError: If a signal is no probability, or a token's surprise no number.
+        """
+        texts = list(dict.fromkeys(prompts))
+        ids, first = [prompt.ids for prompt in texts], [prompt.query_ranges()[0][0] for prompt in texts]
+        # The token before a user's text is read with each: it says how likely that text begins so.
+        shared = min(_worth_sharing(ids), max(0, min(first) - 1))
+        hidden_TQD = self._read(reader, shared, ids, [[len(own)] for own in ids])
+        signals: list[float] = reader.head(hidden_TQD[:, -1:])[:, 0].tolist()
+        if surprise:
+            left = [without(p, self._surprises(p, own), surprise) for p, own in zip(texts, hidden_TQD, strict=True)]
+            if again := [place for place, prompt in enumerate(left) if prompt]:
+                hidden_N1D = self.whole(reader, [prompt.ids for prompt in left if prompt])
+                for place, signal in zip(again, reader.head(hidden_N1D)[:, 0].tolist(), strict=True):
+                    signals[place] = max(signals[place], signal)
+        found = dict(zip(texts, signals, strict=True))
+        return [found[prompt] for prompt in prompts]
+
+    def _surprises(self, prompt: Encoded, hidden_QD: Tensor) -> dict[int, list[float]]:
+        """Return, by where a user's turn begins, what each of its tokens cost the reader, nats."""
+        n, found = len(prompt.ids), {}
+        for start, end in prompt.query_ranges():
+            begin = max(start, 1)  # before the very first token nothing is read that could foretell it
+            before_ND = hidden_QD[:-1][begin - 1 - n : end - 1 - n]
+            found[begin] = surprises(self._forward.base, before_ND, prompt.ids[begin:end])
+        return found
 
     def after(
         self, reader: Signal, shared: int, texts: Sequence[tuple[int, ...]], ends: Sequence[Sequence[int]]
@@ -55,6 +92,13 @@ class ReadAnew:
 
         Texts, and where in each its checks end, are those of :func:`shared_texts`.
         """
+        hidden_TKD = self._read(reader, shared, texts, ends)[:, -max(map(len, ends)) :]
+        return torch.cat([row_KD[: len(own), None] for row_KD, own in zip(hidden_TKD, ends, strict=True)])
+
+    def _read(
+        self, reader: Signal, shared: int, texts: Sequence[tuple[int, ...]], ends: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Return the hidden states of all rows that were read: what texts do not share, right-aligned, then checks."""
         forward = self._forward
         state, tokens = forward.new_state(len(texts)), [ids[shared:] for ids in texts]
         whole, checks = [[forward.sight([(0, end)]) for end in own] for own in ends], max(map(len, ends))
@@ -63,8 +107,7 @@ class ReadAnew:
             if shared:
                 state.fill(self._keys_and_values(reader, texts[0][:shared]), [shared] * len(texts), fixed=True)
             with reader.gate.open(rows, rows), plain_where_quicker(rows, shared + rows, forward.base.device):
-                hidden_TKD = forward.whole_pass(tokens, whole, reader.cls_D, state)[:, -checks:]
-        return torch.cat([row_KD[: len(own), None] for row_KD, own in zip(hidden_TKD, ends, strict=True)])
+                return forward.whole_pass(tokens, whole, reader.cls_D, state)
 
     def further(self, reader: Signal, state: TextState, row: int, texts: Sequence[tuple[int, ...]]) -> Tensor:
         """Read on in a row's text: the (1, K, D) hidden states of the [CLS] behind each of its K beginnings.
@@ -102,3 +145,9 @@ class ReadAnew:
         with reader.gate.open(count, count), plain_where_quicker(count, count, device):
             forward.stack.decoder(**arguments | {forward.stack.cache_argument: kept})
         return [(layer.keys, layer.values) for layer in kept.layers]
+
+
+def _worth_sharing(texts: Sequence[tuple[int, ...]]) -> int:
+    """Return how many ids all texts begin with, 0 where reading them once saves less than a pass costs."""
+    shared = common_prefix(texts)
+    return shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0

@@ -18,7 +18,7 @@ class Sight:
         ranges: The (start, end) positions it sees.
         position: Its own position id.
         since: The first text position that sees it; -1: nobody does.
-        prompt: The ids it reads anew (a check of the query); empty: it looks at what the base has read.
+        prompt: What it reads anew (a check of the query), in plain letters; None: it looks at what the base has read.
         if_suspicious: What is read anew if that looks suspicious (checks of an answer): a conversation, and the ids of
             the answer to it; None: nothing is.
     """
@@ -26,7 +26,7 @@ class Sight:
     ranges: tuple[tuple[int, int], ...]
     position: int
     since: int = -1
-    prompt: tuple[int, ...] = ()
+    prompt: Encoded | None = None
     if_suspicious: tuple[Encoded, Sequence[int]] | None = None
 
     @property

@@ -17,6 +17,7 @@ from functools import lru_cache
 from itertools import product
 
 from safesignal.modeling.chat import Encoded
+from safesignal.types import Role
 
 __all__ = ["Surface"]
 
@@ -76,13 +77,14 @@ class Surface:
         # A query is asked for more than once: to be read, to be said, and in training to be counted; batches up to 64.
         self._turns = lru_cache(maxsize=64)(self._read_turns)
 
-    def prompt(self, encoded: Encoded) -> tuple[int, ...]:
-        """Return the ids of a prompt, template and all, with what users' turns have in disguise in plain letters."""
-        prompt = list(encoded.ids[: encoded.text])
+    def prompt(self, encoded: Encoded) -> Encoded:
+        """Return a prompt, template and all, with what users' turns have in disguise in plain letters."""
+        ids, roles = list(encoded.ids[: encoded.text]), list(encoded.roles[: encoded.text])
         for (start, end), typed, plain in reversed(self._turns(encoded)):
             if plain != typed:
-                prompt[start:end] = self._to_ids(plain)
-        return tuple(prompt)
+                ids[start:end] = own = self._to_ids(plain)
+                roles[start:end] = [Role.USER] * len(own)
+        return Encoded(tuple(ids), tuple(roles))
 
     def said(self, encoded: Encoded) -> str | None:
         """Return the users' turns, one a line, as they are read where one is disguised; None where none is."""

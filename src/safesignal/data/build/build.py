@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,13 @@ class _Build:
                 kept.append(row)
         return kept
 
-    def _clear_couples(self, pairs: Iterable[Couple]) -> list[Record]:
-        """Drop couples of which either row is near a text of an evaluation set, so that labels stay even."""
-        return [row for pair in pairs if len(self._clear(pair, "variant near evaluation text")) == 2 for row in pair]
+    def _clear_couples(self, pairs: Iterable[Couple], known: Set[str] = frozenset()) -> list[Record]:
+        """Drop couples of which either row is near a text of an evaluation set, so that labels stay even.
+
+        So are those of which either is `known` by its id: a part may be what an earlier recipe made of the same rows.
+        """
+        new = [pair for pair in pairs if not known.intersection(row.id for row in pair)]
+        return [row for pair in new if len(self._clear(pair, "variant near evaluation text")) == 2 for row in pair]
 
     def _hold_out_sources(self, pool: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         names = set(self.recipe.holdout.sources)
@@ -176,17 +180,18 @@ class _Build:
 
     def _variants(self, rows: Sequence[Record], templates: Sequence[Record]) -> list[Record]:
         wrapping, noise = self.recipe.wrap, self.recipe.noise
+        known = {row.id for row in rows}
         made: list[Record] = []
         if wrapping:
             rng = random.Random(f"{self.recipe.seed}:wrap")
             drawn = couples(self._part_rows(rows, wrapping.parts), wrapping.n, rng)
-            made += self._clear_couples(wrap(drawn, templates, rng))
+            made += self._clear_couples(wrap(drawn, templates, rng), known)
         if noise:
             rng = random.Random(f"{self.recipe.seed}:noise")
             base = self._part_rows(rows, noise.parts)
             smaller = min(sum(row.prompt_label == label for row in base) for label in ("benign", "malicious"))
             drawn = couples(base, round(noise.rate * smaller), rng)
-            made += self._clear_couples(noisy(drawn, noise.kinds, self.recipe.seed))
+            made += self._clear_couples(noisy(drawn, noise.kinds, self.recipe.seed), known)
         if splicing := self.recipe.splice:
             rng = random.Random(f"{self.recipe.seed}:splice")
             made += splice(self._part_rows(rows, splicing.parts), splicing.n, rng, splicing.val_fraction)

@@ -1,6 +1,7 @@
-"""What gradient and search attacks read from a model beside its answers: likelihoods and gradients of the text.
+"""What gradient and search attacks read from a model beside its answers: likelihoods and gradients of text and signal.
 
-The text of a gated model is the base model's own, so both go through the base; the signal is read by the targets.
+The text of a gated model is the base model's own, so its likelihoods and gradients go through the base; a query's
+signal has a gradient where a reader reads it anew.
 
 Shapes: B batch, T tokens, D hidden, V vocabulary.
 """
@@ -15,9 +16,12 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from safesignal.errors import UsageError
+from safesignal.modeling.chat import Encoded
+from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.likelihood import answer_likelihoods
+from safesignal.modeling.sight import Sight
 
-__all__ = ["answer_losses", "embedding_gradient"]
+__all__ = ["answer_losses", "embedding_gradient", "signal_gradient"]
 
 
 def answer_losses(base: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
@@ -61,6 +65,38 @@ def embedding_gradient(base: PreTrainedModel, ids_T: Tensor, loss_from: int) -> 
         loss = cross_entropy(predicted_NV.to(_accurate(predicted_NV)), ids_T[loss_from:])
         (gradient_1TD,) = torch.autograd.grad(loss, embeds_1TD)
     return loss.detach(), gradient_1TD[0]
+
+
+def signal_gradient(forward: SignalForward, prompt: Encoded) -> tuple[Tensor, Tensor]:
+    """Return how far a query leans to malicious, and the gradient of that at all input embeddings.
+
+    Args:
+        forward: Whose adapter has a reader of queries.
+        prompt: Read whole and as it is typed, without a prefill.
+
+    Returns:
+        The () log-odds and the (T, D) gradient, in the embeddings' dtype.
+
+    Raises:
+        UsageError: If the adapter has no reader.
+    """
+    if forward.adapter.reader is None:
+        raise UsageError("the adapter has no reader of queries. Expected one: its reading is what has a gradient.")
+    kept: list[Tensor] = []
+
+    def keep(_: object, __: object, embeds: Tensor) -> Tensor:
+        kept.append(embeds.detach().requires_grad_())
+        return kept[-1]
+
+    handle = forward.base.get_input_embeddings().register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            scores_12 = forward.reread([Sight(((0, len(prompt.ids)),), 0, prompt=prompt)])
+            odds = scores_12[0, 1] - scores_12[0, 0]
+            (gradient_1TD,) = torch.autograd.grad(odds, kept)
+    finally:
+        handle.remove()
+    return odds.detach(), gradient_1TD[0]
 
 
 def _accurate(values: Tensor) -> torch.dtype:

@@ -41,7 +41,11 @@ def calibrate(
     ] = None,
     config: Annotated[
         str | None,
-        option("config", "Recipe file: budgets and jobs of [align]; r1-r3, schedule, tau, suspicion, surprise of [signal].", _IO),
+        option(
+            "config",
+            "Recipe file: budgets, jobs of [align]; r1-r3, schedule, tau, suspicion, surprise of [signal].",
+            _IO,
+        ),
     ] = None,
     target_fpr: Annotated[
         list[str] | None,

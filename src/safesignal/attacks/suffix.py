@@ -94,7 +94,7 @@ class _Search:
         tokenizer, embeddings = model.tokenizer, model.base.get_input_embeddings().weight
         assert isinstance(embeddings, torch.Tensor)
         self.embeddings_VD = embeddings.detach()
-        typed = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+        typed = [str(tokenizer.decode([token])) for token in range(len(tokenizer))]
         special = set(tokenizer.all_special_ids)
         # What can be typed: printable ASCII. All else is no choice at all.
         self.barred_V = torch.ones(len(embeddings), dtype=torch.bool)
@@ -111,7 +111,7 @@ class _Search:
 
     def text(self, suffix: Sequence[int]) -> str:
         """Return a suffix as it is typed."""
-        return str(self.model.tokenizer.decode(suffix)) if suffix else ""
+        return str(self.model.tokenizer.decode(list(suffix))) if suffix else ""
 
     def signals(self, suffixes: Sequence[Sequence[int]]) -> list[float]:
         """Return the query's signal with each suffix behind the request, as a model that is asked so would have it."""

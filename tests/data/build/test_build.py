@@ -171,7 +171,7 @@ def test_a_wrapped_text_near_an_evaluation_takes_its_couple_along(data: Path) ->
 def test_what_an_earlier_recipe_made_of_the_same_rows_is_not_made_again(data: Path) -> None:
     made = build(recipe(data, noise=Noise(0.5, parts=("good", "bad"))), data)
     noisy = [r for r in made.rows if "variant_of" in r.meta]
-    write(data / "seen.jsonl", [row(r.id, r.prompt, r.prompt_label) for r in noisy])
+    write(data / "seen.jsonl", [row(r.id, r.prompt, r.prompt_label or BENIGN) for r in noisy])
     parts = (*recipe(data).parts, Part("seen", file=str(data / "seen.jsonl")))
     again = build(recipe(data, parts=parts, noise=Noise(1.0, parts=("good", "bad"))), data)
     assert len({r.id for r in again.rows}) == len(again.rows) > len(made.rows)

@@ -113,7 +113,7 @@ class _Build:
 
         So are those of which either is `known` by its id: a part may be what an earlier recipe made of the same rows.
         """
-        new = [pair for pair in pairs if not known.intersection(row.id for row in pair)]
+        new = [pair for pair in pairs if known.isdisjoint(row.id for row in pair)]
         return [row for pair in new if len(self._clear(pair, "variant near evaluation text")) == 2 for row in pair]
 
     def _hold_out_sources(self, pool: Sequence[Record]) -> tuple[list[Record], list[Record]]:

@@ -20,7 +20,7 @@ from safesignal.modeling.model import SafeSignalModel
 from safesignal.modeling.unlikely import unlikely_runs, without
 from safesignal.types import Role
 from tests.invariants.harness import PROMPTS, run
-from tests.modeling.merged import by_merging
+from tests.modeling.merged import by_merging, merged
 from tests.modeling.test_reader import query_signals, reading
 from tests.support import Family
 
@@ -148,9 +148,12 @@ def test_surprise_is_the_readers_own_and_the_same_in_a_batch(family: Family, mon
         told.heard.clear()
         query_signals(model, [text])
         ((one, found),) = told.heard
-        for start, nats in found.items():
-            assert together[one][start] == pytest.approx(nats, abs=1e-3)
-            assert len(nats) == one.query_ranges()[0][1] - start
+        ((start, end),) = one.query_ranges()
+        assert together[one][start] == pytest.approx(found[start], abs=1e-3)
+        with merged(model, model.forward_signal.adapter.reader):
+            logprobs_TV = model.base(torch.tensor([one.ids])).logits[0].log_softmax(dim=-1)
+        expected = [-float(logprobs_TV[place - 1, one.ids[place]]) for place in range(start, end)]
+        assert found == {start: pytest.approx(expected, abs=1e-3)}
 
 
 def test_zero_reads_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,11 +74,16 @@ class Surface:
     def __init__(self, to_ids: Callable[[str], list[int]], to_text: Callable[[Sequence[int]], str]) -> None:
         self._to_ids, self._to_text = to_ids, to_text
         self._known = lru_cache(maxsize=65536)(lambda word: tuple(to_ids(f" {word}")))
-        # A query is asked for more than once: to be read, to be said, and in training to be counted; batches up to 64.
+        # A query is asked for more than once: to be read, with each window too, to be said, and in training to be
+        # counted; batches up to 64.
         self._turns = lru_cache(maxsize=64)(self._read_turns)
+        self._prompts = lru_cache(maxsize=64)(self._read_prompt)
 
     def prompt(self, encoded: Encoded) -> Encoded:
         """Return a prompt, template and all, with what users' turns have in disguise in plain letters."""
+        return self._prompts(encoded)
+
+    def _read_prompt(self, encoded: Encoded) -> Encoded:
         ids, roles = list(encoded.ids[: encoded.text]), list(encoded.roles[: encoded.text])
         for (start, end), typed, plain in reversed(self._turns(encoded)):
             if plain != typed:

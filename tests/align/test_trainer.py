@@ -238,6 +238,21 @@ def test_a_reader_of_answers_begins_as_that_of_queries_and_is_trained_alone(tmp_
     assert GatedRecipe.from_base(str(tmp_path / "base"), again, SignalConfig()).model.config.answer_reader_rank == 2
 
 
+def test_when_readers_read_stays_as_it_was_unless_a_run_says_otherwise(tmp_path: Path) -> None:
+    model = make_model(reader_rank=2)
+    model.config = replace(model.config, surprise=30.0, suspicion=0.2, tau=3)
+    saved(tmp_path, model)
+    config = replace(CONFIG, start=str(tmp_path / "adapter"))
+    for asked, expected in [
+        (SignalConfig(), (30.0, 0.2, 3)),
+        (SignalConfig(rank=4), (30.0, 0.2, 2)),
+        (SignalConfig(rank=4, surprise=20.0), (20.0, 0.2, 2)),
+        (SignalConfig(rank=4, suspicion=0.4), (30.0, 0.4, 2)),
+    ]:
+        found = GatedRecipe.from_base(str(tmp_path / "base"), config, asked).model.config
+        assert (found.surprise, found.suspicion, found.tau) == expected
+
+
 def test_no_run_begins_a_reader_that_it_does_not_train(tmp_path: Path) -> None:
     """What it says then is one half, or what it was copied from knows, and it would be saved as if it had learnt."""
     base = str(tmp_path / "base")

@@ -71,7 +71,8 @@ def test_the_gradient_agrees_with_finite_differences() -> None:
 
 
 def test_without_a_reader_or_with_nothing_to_try_it_is_refused() -> None:
-    with pytest.raises(UsageError, match="no reader of queries"):
-        optimise_suffix(reading(reader_rank=0), REQUEST, tokens=2)
+    for goal in (0.0, 1.0):
+        with pytest.raises(UsageError, match="no reader of queries"):
+            optimise_suffix(reading(reader_rank=0), REQUEST, tokens=2, goal=goal)
     with pytest.raises(UsageError, match="below 1"):
         optimise_suffix(reading(), REQUEST, tokens=0)

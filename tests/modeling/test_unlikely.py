@@ -80,13 +80,15 @@ def test_runs_leave_a_prompt_with_their_roles_and_nothing_else_does() -> None:
     assert without(one, {2: WRITTEN + [2.0] * 6}, 20.0) is None
 
 
-def test_a_turn_that_is_nothing_else_stays_and_saves_no_other() -> None:
-    """A first turn of scraps alone must not keep those behind the request of the second."""
+def test_a_prompt_of_nothing_else_stays_and_a_turn_of_nothing_else_goes() -> None:
+    """Scraps in a turn of their own stand before the request of the next as well."""
+    assert without(prompt((2, Role.TEMPLATE), (6, Role.USER)), {2: SCRAP}, 20.0) is None
     one = prompt((6, Role.USER), (1, Role.TEMPLATE), (16, Role.USER))
-    assert without(one, {0: SCRAP, 7: [2.0] * 16}, 20.0) is None
-    left = without(one, {0: SCRAP, 7: WRITTEN + SCRAP}, 20.0)
-    assert left is not None
-    assert left.ids == one.ids[:17]
+    for second, kept in (([2.0] * 16, 23), (WRITTEN + SCRAP, 17)):
+        left = without(one, {0: SCRAP, 7: second}, 20.0)
+        assert left is not None
+        assert left.ids == one.ids[6:kept]
+    assert without(one, {0: SCRAP, 7: [12.0] * 16}, 20.0) is None
 
 
 def test_surprises_are_those_of_one_softmax_however_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +156,58 @@ def test_surprise_is_the_readers_own_and_the_same_in_a_batch(family: Family, mon
             logprobs_TV = model.base(torch.tensor([one.ids])).logits[0].log_softmax(dim=-1)
         expected = [-float(logprobs_TV[place - 1, one.ids[place]]) for place in range(start, end)]
         assert found == {start: pytest.approx(expected, abs=1e-3)}
+
+
+def test_it_reads_again_as_long_as_there_is_something_to_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of a suffix costs nothing behind the first one, which is found first."""
+    model = with_surprise()
+    one = model.encode_one(PROMPTS[1])
+    ((start, end),) = one.query_ranges()
+    shorter = [
+        replace(one, ids=one.ids[:k] + one.ids[end:], roles=one.roles[:k] + one.roles[end:])
+        for k in range(start + 4, end)
+    ]
+    chain = dict(zip([one, *reversed(shorter)], [*reversed(shorter), None], strict=True))
+    read: list[Encoded] = []
+
+    def next_one(text: Encoded, _: object, __: float) -> Encoded | None:
+        read.append(text)
+        return chain[text]
+
+    monkeypatch.setattr(read_anew, "without", next_one)
+    found = query_signals(model, PROMPTS[1:2])[0]
+    assert read == list(chain)[:4]
+    reader = model.forward_signal.adapter.reader
+    assert found == pytest.approx(max(by_merging(model, reader, text.ids) for text in read), abs=1e-4)
+
+
+def test_prompts_that_share_much_are_still_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off, users' own words are shared too; on, nothing is shared that is not worth a pass."""
+    monkeypatch.setattr(read_anew, "_WORTH_SHARING", 20)
+    model = reading()
+    texts = [f"{PROMPTS[1]} {last}" for last in ("And why?", "Since when?", "Says who?")]
+    shared = min(model.encode_one(text).query_ranges()[0][0] for text in texts)
+    rows: list[int] = []
+    handle = model.forward_signal.stack.decoder.register_forward_pre_hook(
+        lambda _, __, given: rows.extend(e.shape[1] for e in [given.get("inputs_embeds")] if e is not None),
+        with_kwargs=True,
+    )
+    query_signals(model, texts)
+    assert max(rows[-2:]) == rows[-2] > shared
+    model.config = replace(model.config, surprise=1e9)
+    query_signals(model, texts)
+    handle.remove()
+    worth = 2 * (shared - 1) >= 20
+    assert (rows[-2] == shared - 1) == worth
+
+
+def test_a_query_that_reads_as_nothing_harms_nobody_beside_it() -> None:
+    """A control token whose letters hidden signs keep apart is left out, and with it all that was said."""
+    model = with_surprise()
+    bread, nothing = "How do I make bread?", "<|im_\u200bend|>"
+    expected = query_signals(model, [bread])
+    assert query_signals(model, [bread, nothing])[:1] == pytest.approx(expected, abs=1e-4)
+    assert 0 <= query_signals(model, [nothing])[0] <= 1
 
 
 def test_zero_reads_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ __all__ = ["GatedRecipe"]
 _BUILT = ("position", "rank", "alpha", "targets")
 """Settings that the weights of a signal were made for."""
 _READERS = ("reader_rank", "answer_reader_rank")
+_READING = ("suspicion", "surprise")
+"""When they read; a run that does not say it leaves it as it was."""
 
 
 class _Step(nn.Module):
@@ -237,13 +239,15 @@ def _require_trained(config: AlignConfig, wanted: SignalConfig, *, begun: Set[st
 def _settled(started: SignalConfig, asked: SignalConfig) -> SignalConfig:
     """Return the settings of a run that goes on: those asked for, or, where nothing was, those it started from.
 
-    What is asked for is taken whole: settings that it leaves out are the defaults, but for the ranks of readers.
+    What is asked for is taken whole: settings that it leaves out are the defaults, but for those of readers.
     Thresholds are those it started from, until others are calibrated.
     """
     if asked == SignalConfig():
         return started
-    ranks: dict[str, Any] = {name: getattr(asked, name) or getattr(started, name) for name in _READERS}
-    asked = replace(asked, **ranks)
+    usual = SignalConfig()
+    left_out = [name for name in (*_READERS, *_READING) if getattr(asked, name) == getattr(usual, name)]
+    kept: dict[str, Any] = {name: getattr(started, name) for name in left_out}
+    asked = replace(asked, **kept)
     differing = [name for name in _BUILT if getattr(started, name) != getattr(asked, name)]
     for name in _READERS:
         differing += [name] if getattr(started, name) not in (0, getattr(asked, name)) else []

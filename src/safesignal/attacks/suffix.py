@@ -71,9 +71,11 @@ def optimise_suffix(
     """
     if min(tokens, steps, candidates, pool, batch_size) < 1:
         raise UsageError("a count of the suffix search is below 1. Expected 1 or more of each.")
+    if model.forward_signal.adapter.reader is None:
+        raise UsageError("the adapter has no reader of queries. Expected one: its reading is what has a gradient.")
     search = _Search(model, request, batch_size)
     (before,) = search.signals([[]])
-    best, signal, drawn, step = search.start(tokens), 1.0, random.Random(seed), 0
+    best, drawn, step = search.start(tokens), random.Random(seed), 0
     (signal,) = search.signals([best])
     while step < steps and signal > goal:
         step += 1
@@ -130,7 +132,7 @@ class _Search:
         ids = (*one.ids[:end], *suffix, *one.ids[end:])
         roles = (*one.roles[:end], *[Role.USER] * len(suffix), *one.roles[end:])
         _, gradient_TD = signal_gradient(self.model.forward_signal, Encoded(ids, roles))
-        change_SV = gradient_TD[end : end + len(suffix)].float() @ self.embeddings_VD.float().t()
+        change_SV = (gradient_TD[end : end + len(suffix)].to(self.embeddings_VD) @ self.embeddings_VD.t()).float()
         change_SV[:, self.barred_V.to(change_SV.device)] = float("inf")
         pool = min(pool, int((~self.barred_V).sum()))
         return [[int(token) for token in row] for row in change_SV.topk(pool, dim=1, largest=False).indices]

@@ -88,14 +88,14 @@ def signal_gradient(forward: SignalForward, prompt: Encoded) -> tuple[Tensor, Te
         kept.append(embeds.detach().requires_grad_())
         return kept[-1]
 
-    handle = forward.base.get_input_embeddings().register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
+    with forward.lock, torch.enable_grad():
+        handle = forward.base.get_input_embeddings().register_forward_hook(keep)
+        try:
             scores_12 = forward.reread([Sight(((0, len(prompt.ids)),), 0, prompt=prompt)])
-            odds = scores_12[0, 1] - scores_12[0, 0]
-            (gradient_1TD,) = torch.autograd.grad(odds, kept)
-    finally:
-        handle.remove()
+        finally:
+            handle.remove()
+        odds = scores_12[0, 1] - scores_12[0, 0]
+        (gradient_1TD,) = torch.autograd.grad(odds, kept)
     return odds.detach(), gradient_1TD[0]
 
 

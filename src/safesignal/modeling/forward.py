@@ -5,7 +5,8 @@ only. Asked for separately, text goes through the base model exactly as transfor
 follow in a pass of their own.
 
 Where the adapter has a reader, a check of the query alone reads the prompt anew instead, in a forward of its own whose
-rows are all the signal's (what the prompts of a batch begin with comes first, once for all); nothing of it stays. Where
+rows are all the signal's (what the prompts of a batch begin with comes first, once for all), and in another without
+what nobody writes, where it says so; nothing of them stays. Where
 it has a reader of answers, a check of the answer that looks suspicious is read anew under a third signal, the prompt
 and all that was written up to there; of that the row keeps keys and values (`modeling/read_anew.py`).
 

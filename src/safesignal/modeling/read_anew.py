@@ -1,7 +1,7 @@
 """Reading texts anew under a reader's weights, which its gate puts on every row of a forward.
 
-Prompts are read whole, each once, and nothing of them stays. Answers are read on: a row keeps what its reader has read
-(`modeling/cache.py:Reading`), so that a further check costs what was written since.
+Prompts are read whole, and again without what nobody writes; nothing of them stays. Answers are read on: a row keeps
+what its reader has read (`modeling/cache.py:Reading`), so that a further check costs what was written since.
 
 Shapes: N checks, T texts, K checks of one text, D hidden, G key/value heads, S columns.
 """
@@ -31,6 +31,8 @@ __all__ = ["ReadAnew"]
 
 _WORTH_SHARING = 64
 """Rows that reading a common beginning once must save: it is a pass of its own, which reads all weights."""
+_MOST_READINGS = 4
+"""Of one query: more copies of a suffix than this are not followed."""
 
 
 class ReadAnew:
@@ -51,7 +53,7 @@ class ReadAnew:
         return self.after(reader, _worth_sharing(texts), texts, ends)
 
     def queries(self, reader: Signal, prompts: Sequence[Encoded], surprise: float) -> list[float]:
-        """Read prompts whole, and once more without what nobody writes; the higher signal counts.
+        """Read prompts whole, and again without what nobody writes while there is some; the highest signal counts.
 
         Args:
             reader: Of queries.
@@ -61,28 +63,43 @@ class ReadAnew:
         Raises:
             SignalError: If a signal is no probability, or a token's surprise no number.
         """
-        texts = list(dict.fromkeys(prompts))
-        ids, first = [prompt.ids for prompt in texts], [prompt.query_ranges()[0][0] for prompt in texts]
+        signals = dict.fromkeys(prompts, 0.0)
+        reading = {prompt: prompt for prompt in prompts}
+        # A second copy of scraps costs little while the first stands before it: hence more than twice.
+        for _ in range(_MOST_READINGS):
+            texts = list(dict.fromkeys(reading.values()))
+            found, left = self._read_queries(reader, texts, surprise)
+            signals |= {prompt: max(signals[prompt], found[text]) for prompt, text in reading.items()}
+            reading = {prompt: left[text] for prompt, text in reading.items() if text in left}
+            if not reading:
+                break
+        return [signals[prompt] for prompt in prompts]
+
+    def _read_queries(
+        self, reader: Signal, texts: Sequence[Encoded], surprise: float
+    ) -> tuple[dict[Encoded, float], dict[Encoded, Encoded]]:
+        """Return the signal of each text, and of those that have unlikely runs what is left without them."""
+        ids, first = [text.ids for text in texts], min((r[0][0] for t in texts if (r := t.query_ranges())), default=0)
         # The token before a user's text is read with each: it says how likely that text begins so.
-        shared = min(_worth_sharing(ids), max(0, min(first) - 1))
+        shared = _worth_sharing(ids, max(0, first - 1) if surprise else None)
         hidden_TQD = self._read(reader, shared, ids, [[len(own)] for own in ids])
-        signals: list[float] = reader.head(hidden_TQD[:, -1:])[:, 0].tolist()
-        if surprise:
-            left = [without(p, self._surprises(p, own), surprise) for p, own in zip(texts, hidden_TQD, strict=True)]
-            if again := [place for place, prompt in enumerate(left) if prompt]:
-                hidden_N1D = self.whole(reader, [prompt.ids for prompt in left if prompt])
-                for place, signal in zip(again, reader.head(hidden_N1D)[:, 0].tolist(), strict=True):
-                    signals[place] = max(signals[place], signal)
-        found = dict(zip(texts, signals, strict=True))
-        return [found[prompt] for prompt in prompts]
+        signals = dict(zip(texts, reader.head(hidden_TQD[:, -1:])[:, 0].tolist(), strict=True))
+        if not surprise:
+            return signals, {}
+        left = {
+            text: without(text, self._surprises(text, own), surprise)
+            for text, own in zip(texts, hidden_TQD, strict=True)
+        }
+        return signals, {text: shorter for text, shorter in left.items() if shorter}
 
     def _surprises(self, prompt: Encoded, hidden_QD: Tensor) -> dict[int, list[float]]:
         """Return, by where a user's turn begins, what each of its tokens cost the reader, nats."""
         n, found = len(prompt.ids), {}
-        for start, end in prompt.query_ranges():
-            begin = max(start, 1)  # before the very first token nothing is read that could foretell it
-            before_ND = hidden_QD[:-1][begin - 1 - n : end - 1 - n]
-            found[begin] = surprises(self._forward.base, before_ND, prompt.ids[begin:end])
+        with self._forward.lock:
+            for start, end in prompt.query_ranges():
+                begin = max(start, 1)  # before the very first token nothing is read that could foretell it
+                before_ND = hidden_QD[:-1][begin - 1 - n : end - 1 - n]
+                found[begin] = surprises(self._forward.base, before_ND, prompt.ids[begin:end])
         return found
 
     def after(
@@ -147,7 +164,8 @@ class ReadAnew:
         return [(layer.keys, layer.values) for layer in kept.layers]
 
 
-def _worth_sharing(texts: Sequence[tuple[int, ...]]) -> int:
-    """Return how many ids all texts begin with, 0 where reading them once saves less than a pass costs."""
+def _worth_sharing(texts: Sequence[tuple[int, ...]], most: int | None = None) -> int:
+    """Return how many ids all texts begin with, `most` at most, 0 where reading them once saves less than it costs."""
     shared = common_prefix(texts)
+    shared = shared if most is None else min(shared, most)
     return shared if (len(texts) - 1) * shared >= _WORTH_SHARING else 0

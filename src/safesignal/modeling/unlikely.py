@@ -47,9 +47,9 @@ def unlikely_runs(surprise: Sequence[float], least: float) -> list[tuple[int, in
 
 
 def without(prompt: Encoded, surprises: Mapping[int, Sequence[float]], least: float) -> Encoded | None:
-    """Return a prompt without its unlikely runs; None where it has none.
+    """Return a prompt without its unlikely runs; None where it has none, or where users would have said nothing else.
 
-    A turn that is nothing else stays: what a model does not understand at all, as another language, hides nothing.
+    What a model does not understand at all, as another language, hides nothing.
 
     Args:
         prompt: As it was read.
@@ -59,7 +59,8 @@ def without(prompt: Encoded, surprises: Mapping[int, Sequence[float]], least: fl
     gone: set[int] = set()
     for start, surprise in surprises.items():
         runs = unlikely_runs(surprise, least)
-        if sum(end - begin for begin, end in runs) < len(surprise):
-            gone.update(start + place for run in runs for place in range(*run))
+        gone.update(start + place for run in runs for place in range(*run))
+    if not gone or len(gone) == sum(map(len, surprises.values())):
+        return None
     kept = [place for place in range(len(prompt.ids)) if place not in gone]
-    return Encoded(tuple(prompt.ids[p] for p in kept), tuple(prompt.roles[p] for p in kept)) if gone else None
+    return Encoded(tuple(prompt.ids[p] for p in kept), tuple(prompt.roles[p] for p in kept))

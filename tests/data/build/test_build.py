@@ -175,6 +175,8 @@ def test_what_an_earlier_recipe_made_of_the_same_rows_is_not_made_again(data: Pa
     parts = (*recipe(data).parts, Part("seen", file=str(data / "seen.jsonl")))
     again = build(recipe(data, parts=parts, noise=Noise(1.0, parts=("good", "bad"))), data)
     assert len({r.id for r in again.rows}) == len(again.rows) > len(made.rows)
+    dropped = sum(part["dropped"].get("variant that a part has", 0) for part in again.report["parts"].values())
+    assert dropped > 0
     anew = labels([r for r in again.rows if "variant_of" in r.meta])
     assert anew[BENIGN] == anew[MALICIOUS]
 

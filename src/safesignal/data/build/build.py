@@ -113,8 +113,13 @@ class _Build:
 
         So are those of which either is `known` by its id: a part may be what an earlier recipe made of the same rows.
         """
-        new = [pair for pair in pairs if known.isdisjoint(row.id for row in pair)]
-        return [row for pair in new if len(self._clear(pair, "variant near evaluation text")) == 2 for row in pair]
+        kept: list[Record] = []
+        for pair in pairs:
+            if not known.isdisjoint(row.id for row in pair):
+                self.dropped += [(row, "variant that a part has") for row in pair]
+            elif len(self._clear(pair, "variant near evaluation text")) == 2:
+                kept += pair
+        return kept
 
     def _hold_out_sources(self, pool: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         names = set(self.recipe.holdout.sources)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from safesignal.config import SignalConfig
-from safesignal.errors import SignalError, UsageError
+from safesignal.errors import SignalError, SignalMaskError, UsageError
 from safesignal.modeling.adapter import Signal
 from safesignal.modeling.cache import TextState
 from safesignal.modeling.model import SafeSignalModel
@@ -259,10 +259,22 @@ def test_it_is_saved_and_loaded_and_part_of_what_tells_adapters_apart(tmp_path: 
     assert without(model).fingerprint() != model.fingerprint()
 
 
-def test_no_hook_of_it_stays_on_a_base_that_is_given_back() -> None:
+def test_readers_have_hooks_while_they_read_and_not_else() -> None:
     model = reading()
     layer = next(iter(model.forward_signal.stack.gateable.values()))
-    assert len(layer._forward_hooks) == 3
+    assert len(layer._forward_hooks) == 1, "that of the checks that look"
+    seen: list[int] = []
+    handle = layer.register_forward_hook(lambda *_: seen.append(len(layer._forward_hooks)))
+    windows(model)
+    handle.remove()
+    assert set(seen) == {2, 3}
+    for reader in model.forward_signal.adapter.readers:
+        with pytest.raises(KeyError), reader.reading(3):
+            assert len(layer._forward_hooks) == 2
+            raise KeyError
+        with reader.reading(3), pytest.raises(SignalMaskError, match="open for 3 of 3"), reader.reading(3):
+            pass
+        assert len(layer._forward_hooks) == 1
     model.forward_signal.remove()
     assert not layer._forward_hooks
 

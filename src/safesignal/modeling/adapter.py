@@ -5,7 +5,8 @@ Shapes: D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -20,7 +21,11 @@ __all__ = ["Adapter", "Signal"]
 
 
 class Signal(nn.Module):
-    """A [CLS] embedding, a head, and a LoRA on the rows that a gate names; hooks into the layers it is given."""
+    """A [CLS] embedding, a head, and a LoRA on the rows that a gate names, hooked into the layers it is given.
+
+    A reader's hooks are there while it reads and not else: with the gate closed a hook does nothing, but calling
+    hundreds of them at every token takes time.
+    """
 
     def __init__(self, linears: Mapping[str, nn.Module], hidden_size: int, rank: int, alpha: float) -> None:
         super().__init__()
@@ -29,15 +34,34 @@ class Signal(nn.Module):
         self.head = SignalHead(hidden_size)
         self.lora = nn.ModuleDict()
         self.handles: list[RemovableHandle] = []
+        self._places: list[tuple[nn.Module, GatedLoRA]] = []
         for name, layer in linears.items():
             lora = GatedLoRA(self.gate, *linear_shape(layer), rank=rank, alpha=alpha)
             self.lora[name.replace(".", "/")] = lora
-            self.handles.append(layer.register_forward_hook(lora.hook))
+            self._places.append((layer, lora))
+
+    def attach(self) -> None:
+        """Hook into the layers."""
+        self.handles += [layer.register_forward_hook(lora.hook) for layer, lora in self._places]
 
     def remove(self) -> None:
         """Take the hooks off the layers again."""
-        for handle in self.handles:
-            handle.remove()
+        while self.handles:
+            self.handles.pop().remove()
+
+    @contextmanager
+    def reading(self, rows: int) -> Iterator[None]:
+        """Put the LoRA on all `rows` of one forward.
+
+        Raises:
+            SignalMaskError: If it reads already.
+        """
+        with self.gate.open(rows, rows):
+            try:
+                self.attach()
+                yield
+            finally:
+                self.remove()
 
 
 class Adapter(Signal):
@@ -52,6 +76,7 @@ class Adapter(Signal):
 
     def __init__(self, config: SignalConfig, linears: Mapping[str, nn.Module], hidden_size: int) -> None:
         super().__init__(linears, hidden_size, config.rank, config.alpha)
+        self.attach()
         self.reader: Signal | None = None
         self.answer_reader: Signal | None = None
 
@@ -71,9 +96,3 @@ class Adapter(Signal):
             self.reader = untrained(config.reader_rank)
         if config.answer_reader_rank and self.answer_reader is None:
             self.answer_reader = untrained(config.answer_reader_rank)
-
-    def remove(self) -> None:
-        """Take all hooks off again."""
-        super().remove()
-        for reader in self.readers:
-            reader.remove()

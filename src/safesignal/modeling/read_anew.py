@@ -123,7 +123,7 @@ class ReadAnew:
         with forward.lock:
             if shared:
                 state.fill(self._keys_and_values(reader, texts[0][:shared]), [shared] * len(texts), fixed=True)
-            with reader.gate.open(rows, rows), plain_where_quicker(rows, shared + rows, forward.base.device):
+            with reader.reading(rows), plain_where_quicker(rows, shared + rows, forward.base.device):
                 return forward.whole_pass(tokens, whole, reader.cls_D, state)
 
     def further(self, reader: Signal, state: TextState, row: int, texts: Sequence[tuple[int, ...]]) -> Tensor:
@@ -145,7 +145,7 @@ class ReadAnew:
             known.state.cut([kept])
         new, checks = text[kept:], [[forward.sight([(0, len(ids))]) for ids in texts]]
         rows = len(new) + len(texts)
-        with forward.lock, reader.gate.open(rows, rows), self._checks.open(len(texts), rows), forward.switched():
+        with forward.lock, reader.reading(rows), self._checks.open(len(texts), rows), forward.switched():
             hidden_1QD = forward.whole_pass([new], checks, reader.cls_D, known.state, keep=True)
         known.state.advance([len(new)])
         state.readings[row] = Reading(text, known.state)
@@ -159,7 +159,7 @@ class ReadAnew:
         embeds_1TD = forward.base.get_input_embeddings()(torch.tensor([ids], device=device))
         keys_1C = alone.key_positions([count], count, stored=False)
         arguments = forward.arguments(alone, keys_1C, embeds_1TD, [[]], reader.cls_D)
-        with reader.gate.open(count, count), plain_where_quicker(count, count, device):
+        with reader.reading(count), plain_where_quicker(count, count, device):
             forward.stack.decoder(**arguments | {forward.stack.cache_argument: kept})
         return [(layer.keys, layer.values) for layer in kept.layers]
 

@@ -81,7 +81,7 @@ class SignalConfig:
     """Rank of a second LoRA, on every row, under which checks of the query read the prompt anew; 0: none does."""
     surprise: float = 0.0
     """Nats beyond those of dear tokens, summed up along a run of a user's text, from which nobody writes that run and a
-    query is read once more without it, the higher signal counting; 0: never. Without a reader it says nothing."""
+    query is read again without it, the highest signal counting; 0: never. Without a reader it says nothing."""
     answer_reader_rank: int = 0
     """Rank of a third LoRA, on every row, under which checks of the answer that look suspicious read prompt and answer
     anew; 0: none does."""

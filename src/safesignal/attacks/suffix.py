@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from safesignal.attacks.white_box import signal_gradient
+from safesignal.attacks.white_box import require_reader, signal_gradient
 from safesignal.errors import UsageError
 from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
@@ -71,8 +71,7 @@ def optimise_suffix(
     """
     if min(tokens, steps, candidates, pool, batch_size) < 1:
         raise UsageError("a count of the suffix search is below 1. Expected 1 or more of each.")
-    if model.forward_signal.adapter.reader is None:
-        raise UsageError("the adapter has no reader of queries. Expected one: its reading is what has a gradient.")
+    require_reader(model.forward_signal)
     search = _Search(model, request, batch_size)
     (before,) = search.signals([[]])
     best, drawn, step = search.start(tokens), random.Random(seed), 0

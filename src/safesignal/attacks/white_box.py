@@ -21,7 +21,7 @@ from safesignal.modeling.forward import SignalForward
 from safesignal.modeling.likelihood import answer_likelihoods
 from safesignal.modeling.sight import Sight
 
-__all__ = ["answer_losses", "embedding_gradient", "signal_gradient"]
+__all__ = ["answer_losses", "embedding_gradient", "require_reader", "signal_gradient"]
 
 
 def answer_losses(base: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
@@ -80,8 +80,7 @@ def signal_gradient(forward: SignalForward, prompt: Encoded) -> tuple[Tensor, Te
     Raises:
         UsageError: If the adapter has no reader.
     """
-    if forward.adapter.reader is None:
-        raise UsageError("the adapter has no reader of queries. Expected one: its reading is what has a gradient.")
+    require_reader(forward)
     kept: list[Tensor] = []
 
     def keep(_: object, __: object, embeds: Tensor) -> Tensor:
@@ -97,6 +96,16 @@ def signal_gradient(forward: SignalForward, prompt: Encoded) -> tuple[Tensor, Te
         odds = scores_12[0, 1] - scores_12[0, 0]
         (gradient_1TD,) = torch.autograd.grad(odds, kept)
     return odds.detach(), gradient_1TD[0]
+
+
+def require_reader(forward: SignalForward) -> None:
+    """Raise if queries have no gradient.
+
+    Raises:
+        UsageError: If the adapter has no reader.
+    """
+    if forward.adapter.reader is None:
+        raise UsageError("the adapter has no reader of queries. Expected one: its reading is what has a gradient.")
 
 
 def _accurate(values: Tensor) -> torch.dtype:

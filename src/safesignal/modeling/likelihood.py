@@ -103,8 +103,7 @@ def surprises(base: PreTrainedModel, hidden_ND: Tensor, ids: Ids) -> list[float]
     parts = []
     for at in range(0, len(ids), _AT_ONCE):
         logprobs_NV = logits_of(base, hidden_ND[at : at + _AT_ONCE]).log_softmax(dim=-1)
-        wanted_N = torch.tensor(ids[at : at + _AT_ONCE], device=logprobs_NV.device)
-        parts += logprobs_NV.gather(1, wanted_N[:, None])[:, 0].neg().tolist()
+        parts += _chosen(logprobs_NV, ids[at : at + _AT_ONCE]).neg().tolist()
     if not all(map(math.isfinite, parts)):
         raise SignalError("a token of the prompt costs no finite number of nats. Expected one for each.")
     return parts
@@ -125,7 +124,12 @@ def _rows(prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[list[int]]:
 
 
 def _told(logits_AV: Tensor, answer: Ids) -> Likelihood:
-    wanted_A = torch.tensor(answer, device=logits_AV.device)
     logprobs_AV = logits_AV.to(torch.promote_types(logits_AV.dtype, torch.float32)).log_softmax(dim=-1)
-    greedy = bool((logprobs_AV.argmax(dim=-1) == wanted_A).all())
-    return Likelihood(logprobs_AV.gather(1, wanted_A[:, None])[:, 0], greedy)
+    logprobs_A = _chosen(logprobs_AV, answer)
+    greedy = logprobs_AV.argmax(dim=-1).tolist() == list(answer)
+    return Likelihood(logprobs_A, greedy)
+
+
+def _chosen(logprobs_NV: Tensor, ids: Ids) -> Tensor:
+    """Return the (N,) log-probabilities of the tokens that stand there."""
+    return logprobs_NV.gather(1, torch.tensor(ids, device=logprobs_NV.device)[:, None])[:, 0]

@@ -1,0 +1,347 @@
+"""The search behind the shipped signal: small trainings, one choice changed at a time, judged on what was left out.
+
+    python recipes/search.py VARIANT … [--fold sources-1] [--seed 0] [--steps 44] [--output runs/search.jsonl]
+    python recipes/search.py --table [--output runs/search.jsonl]
+
+A reader of queries begins from nothing and is trained on requests of `runs/smollm2/requests.jsonl` (`make requests`);
+each fold leaves some sources and one family of attacks out and tests on those, and on `recipes/contrast/dev/`, which
+nothing is trained on. The variants `answers-…` train a reader of answers on `runs/smollm2/newer.jsonl` (which
+`make adapter` makes) and test on answers to requests of writers that were left out, cut after so many tokens. One line
+of JSON a training; one that stands in the file already is not run again. Five to seven minutes each on one core of
+2026; docs/LOG.md has the tables. No evaluation set is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from safesignal import SafeSignalModel
+from safesignal.config import SignalConfig
+from safesignal.modeling.adapter import Signal
+
+REPO = Path(__file__).parents[1]
+REQUESTS, ANSWERS = REPO / "runs/smollm2/requests.jsonl", REPO / "runs/smollm2/newer.jsonl"
+DEV = [REPO / "recipes/contrast/dev" / f"{name}.jsonl" for name in ("orders", "writing")]
+BATCH, PART = 32, 16
+
+FOLDS = {
+    "sources-1": (("catqa", "dangerousqa", "oktest", "dro-harmless"), "pyrit"),
+    "sources-2": (
+        ("circuit-breaker-goals", "gptfuzz-labelled", "coconot-contrast", "cyberseceval-mitre-frr"),
+        "safesignal",
+    ),
+}
+"""Sources that a fold leaves out, and the family of framings."""
+LEFT_OUT_WRITERS = ("be-", "bf-", "bg-", "bh-", "bi-", "bj-", "bk-", "bl-", "bm-", "bn-")
+"""Whose requests the readers of answers are tested on."""
+
+Row = dict[str, Any]
+Item = tuple[tuple[int, ...], bool]
+"""Ids and whether they are malicious."""
+
+
+def plain(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return cross-entropy."""
+    return cross_entropy(scores, targets, reduction="none")
+
+
+def smoothed(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return cross-entropy with 0.05 of each label on the other side."""
+    return cross_entropy(scores, targets, reduction="none", label_smoothing=0.1)
+
+
+def focal(scores: Tensor, targets: Tensor) -> Tensor:
+    """Weigh each loss by (1 − p)², p the probability of its label."""
+    loss = plain(scores, targets)
+    return (1 - torch.exp(-loss)) ** 2 * loss
+
+
+def upper(name: str) -> bool:
+    """Whether a weight stands in the upper half of SmolLM2's 30 layers."""
+    return int(name.partition("layers/")[2].partition("/")[0]) >= 15
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is the same in all trainings but one.
+
+    Attributes:
+        loss: Of scores (N, 2) and targets (N,), for each.
+        count: [CLS] tokens, whose scores are averaged.
+        position: Of [CLS], `SignalConfig.position`.
+        rank: Of the LoRA.
+        adapts: Whether a layer, by its name, has one.
+        weigh: "even": as many rows of every source; a number: this share of contrastive rows; None: as they come.
+        cuts: Fewest and most tokens of the answers that are read; None: queries are.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor] = plain
+    count: int = 1
+    position: Literal["tracking", "first"] = "tracking"
+    rank: int = 16
+    adapts: Callable[[str], bool] = bool
+    weigh: Literal["even"] | float | None = None
+    cuts: tuple[int, int] | None = None
+
+
+VARIANTS = {
+    "baseline": Choice(),
+    "focal": Choice(loss=focal),
+    "smoothing": Choice(loss=smoothed),
+    "four-cls": Choice(count=4),
+    "first": Choice(position="first"),
+    "rank-4": Choice(rank=4),
+    "rank-64": Choice(rank=64),
+    "upper-layers": Choice(adapts=upper),
+    "lower-layers": Choice(adapts=lambda name: not upper(name)),
+    "attention-only": Choice(adapts=lambda name: "self_attn" in name),
+    "mlp-only": Choice(adapts=lambda name: "mlp" in name),
+    "even-sources": Choice(weigh="even"),
+    "contrast-none": Choice(weigh=0.0),
+    "contrast-quarter": Choice(weigh=0.25),
+    "contrast-most": Choice(weigh=0.9),
+    # A reader of answers, whose label is that of the whole: is what is written so far going to be harmful?
+    "answers-forecast": Choice(cuts=(1, 72)),
+    "answers-half-written": Choice(cuts=(32, 72)),
+    "answers-whole": Choice(cuts=(72, 72)),
+}
+
+
+def rows_of(*paths: Path) -> list[Row]:
+    """Read rows that have an id, a text and a label."""
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def text(row: Row) -> str:
+    """Return the last thing a row asks."""
+    return str(row.get("prompt") or row["messages"][-1]["content"])
+
+
+def balanced(rows: Iterable[Row], n: int, rng: random.Random, label: str = "prompt_label") -> list[Row]:
+    """Draw up to `n` benign and as many malicious rows, shuffled."""
+    pools: list[list[Row]] = [[], []]
+    for row in rows:
+        pools[row[label] == "malicious"].append(row)
+    size = min(n, *map(len, pools))
+    drawn = [row for pool in pools for row in pool[:size]]
+    rng.shuffle(drawn)
+    return drawn
+
+
+def requests(fold: str, weigh: Literal["even"] | float | None, n: int) -> tuple[list[Row], dict[str, list[Row]]]:
+    """Return `n` requests to train on and, by name, what to test on: all balanced."""
+    rng, (sources, family) = random.Random(1), FOLDS[fold]
+    rows = rows_of(REQUESTS)
+    rng.shuffle(rows)
+    bare = [row for row in rows if not row.get("variant")]
+    framed = [row for row in rows if row.get("family")]
+    kept = [row for row in bare if row["source"] not in sources]
+    kept += [row for row in framed if not row["family"].startswith(family) and row["source"] not in sources]
+    rng.shuffle(kept)
+    kept = [row for row in kept if len(text(row)) < 500]
+    if weigh is not None:
+        kept = weighed(kept, weigh, n)
+    dev = rows_of(*DEV)
+    random.Random(2).shuffle(dev)
+    tests = {
+        "sources": balanced((row for row in bare if row["source"] in sources), 150, rng),
+        "attack": balanced((r for r in framed if r["family"].startswith(family) and len(text(r)) < 900), 80, rng),
+        "dev": balanced(dev, 200, rng),
+    }
+    return balanced(kept, n // 2, rng), tests
+
+
+def weighed(rows: Sequence[Row], weigh: Literal["even"] | float, n: int) -> list[Row]:
+    """Reorder rows so that the first of each label have sources evenly, or a share `weigh` of contrastive rows."""
+    if weigh == "even":
+        by_source: dict[tuple[str, str], list[Row]] = {}
+        for row in rows:
+            by_source.setdefault((row["source"], row["prompt_label"]), []).append(row)
+        turns = [pool[i : i + 1] for i in range(max(map(len, by_source.values()))) for pool in by_source.values()]
+        return [row for turn in turns for row in turn][: 2 * n]
+    found: list[Row] = []
+    for label in ("benign", "malicious"):
+        own = [row for row in rows if row["prompt_label"] == label]
+        pools = [[r for r in own if (r["source"] == "safesignal-contrast") is contrast] for contrast in (True, False)]
+        share = round(weigh * n / 2)
+        found += [*pools[0][:share], *pools[1][: n // 2 - share]]
+    return found
+
+
+class Search:
+    """One training of one reader and its test.
+
+    Args:
+        variant: Of `VARIANTS`.
+        fold: Of `FOLDS`.
+        seed: Draws the weights.
+        steps: Of 32 rows; fewer where rows do not suffice.
+    """
+
+    def __init__(self, variant: str, fold: str, seed: int, steps: int) -> None:
+        self.choice, self.fold, self.steps = VARIANTS[variant], fold, steps
+        self.draw = random.Random(3)
+        torch.manual_seed(seed)
+        signal = SignalConfig(targets=("q_proj",), reader_rank=self.choice.rank, position=self.choice.position)
+        self.model = SafeSignalModel.from_base("smollm2", config=signal, seed=seed, dtype=torch.bfloat16)
+        reader = self.model.forward_signal.adapter.reader
+        assert reader is not None
+        self.reader: Signal = reader.float()
+        self.cls_KD = self._begin(self.choice.count)
+
+    def _begin(self, count: int) -> nn.Parameter:
+        """Begin as `align` does: without an opinion, [CLS] as the last token of a prompt."""
+        nn.init.zeros_(self.reader.head.proj.weight)
+        nn.init.zeros_(self.reader.head.proj.bias)
+        last = torch.tensor(self.model.encode_one("Hello").ids[-1])
+        cls_D = self.model.base.get_input_embeddings()(last).detach().float()
+        apart = 0.02 * torch.randn(count, len(cls_D)) if count > 1 else 0.0
+        return nn.Parameter(cls_D + apart if count > 1 else cls_D[None].clone())
+
+    def scores(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
+        """Return the (N, 2) class scores of N texts, the mean of those of all [CLS]."""
+        forward, count = self.model.forward_signal, len(self.cls_KD)
+        rows = max(map(len, texts)) + count
+        sights = [[forward.sight([(0, len(ids))])] * count for ids in texts]
+        with forward.lock, self.reader.reading(rows), torch.autocast("cpu", torch.bfloat16):
+            hidden_NKD = forward.whole_pass(texts, sights, self.cls_KD)[:, -count:]
+        return self.reader.head.logits(hidden_NKD.float()).mean(1)
+
+    def items(self) -> tuple[list[Item], dict[str, list[Item]]]:
+        """Return what is trained on and, by name, what is tested."""
+        n = self.steps * BATCH
+        if not self.choice.cuts:
+            train, tests = requests(self.fold, self.choice.weigh, n)
+            return self._queries(train), {name: self._queries(rows) for name, rows in tests.items()}
+        rng = random.Random(1)
+        pools: tuple[list[Row], list[Row]] = ([], [])
+        for row in sorted(rows_of(ANSWERS), key=lambda _: rng.random()):
+            harmful = row["response_label"] == "malicious"
+            left_out = row["id"].split("/")[-1].startswith(LEFT_OUT_WRITERS)
+            pools[left_out].append(row | {"label": "malicious" if harmful else "benign"})
+        test = balanced(pools[1], 150, rng, "label")
+        train = balanced(pools[0], n // 2, rng, "label")
+        return self._answers(train, self.choice.cuts), {
+            f"after {cut}": self._answers(test, (cut, cut)) for cut in (4, 12, 24, 64)
+        }
+
+    def _queries(self, rows: Iterable[Row]) -> list[Item]:
+        return [(self.model.encode_one(text(row)).ids, row["prompt_label"] == "malicious") for row in rows]
+
+    def _answers(self, rows: Iterable[Row], cuts: tuple[int, int]) -> list[Item]:
+        found = []
+        for row in rows:
+            chat = row.get("messages") or row["prompt"]
+            encoded = self.model.encode_one(chat, row.get("prefill", "") + row["response"])
+            found.append((encoded.ids[: encoded.text + self.draw.randint(*cuts)], row["label"] == "malicious"))
+        return found
+
+    def run(self) -> dict[str, Any]:
+        """Train, test, and return the figures."""
+        train, tests = self.items()
+        self.draw.shuffle(train)
+        trained = [self.cls_KD, *self.reader.head.parameters()]
+        for name, lora in self.reader.lora.items():
+            trained += lora.parameters() if self.choice.adapts(name) else ()
+        self.reader.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
+        steps, began = len(train) // BATCH, time.monotonic()
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1, (s + 1) / 5) * max(0.02, 1 - s / steps))
+        for step in range(steps):
+            batch = sorted(train[step * BATCH : (step + 1) * BATCH], key=lambda item: len(item[0]))
+            for part in (batch[:PART], batch[PART:]):
+                targets = torch.tensor([int(malicious) for _, malicious in part])
+                (self.choice.loss(self.scores([ids for ids, _ in part]), targets).sum() / BATCH).backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            rate.step()
+        figures = {name: self._figures(test) for name, test in tests.items()}
+        weights = sum(parameter.numel() for parameter in trained)
+        return {"rows": len(train), "weights": weights, "seconds": round(time.monotonic() - began), "tests": figures}
+
+    @torch.no_grad()
+    def _figures(self, test: Sequence[Item]) -> dict[str, float]:
+        """Return n, AUC and the expected calibration error over ten bins."""
+        ordered, signals = sorted(test, key=lambda item: len(item[0])), []
+        for begin in range(0, len(ordered), PART):
+            signals += self.scores([ids for ids, _ in ordered[begin : begin + PART]]).softmax(-1)[:, 1].tolist()
+        labels = [malicious for _, malicious in ordered]
+        bins: dict[int, list[float]] = {}
+        for signal, malicious in zip(signals, labels, strict=True):
+            bins.setdefault(min(9, int(10 * signal)), []).append(signal - malicious)
+        error = sum(abs(sum(own)) for own in bins.values()) / len(labels)
+        return {"n": len(labels), "auc": round(float(roc_auc_score(labels, signals)), 4), "ece": round(error, 4)}
+
+
+def table(runs: Sequence[Row]) -> str:
+    """Return a Markdown table: AUC and ECE by variant, test and fold, means over seeds and their range."""
+    cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for run in runs:
+        for name, found in run["tests"].items():
+            column = name if name.startswith("after") else f"{name} ({run['fold']})"
+            cells.setdefault((run["variant"], column), []).append((found["auc"], found["ece"]))
+    lines = []
+    for kind in (False, True):
+        own = {key: value for key, value in cells.items() if key[0].startswith("answers") is kind}
+        columns = list(dict.fromkeys(column for _, column in own))
+        if columns:
+            lines += [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+        for variant in [name for name in VARIANTS if any(name == known for known, _ in own)]:
+            lines.append(f"| {variant} | {' | '.join(cell(own.get((variant, column), [])) for column in columns)} |")
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+def cell(found: Sequence[tuple[float, float]]) -> str:
+    """Return AUC · ECE, and of several seeds the range of the AUC."""
+    if not found:
+        return "–"
+    aucs, eces = zip(*found, strict=True)
+    spread = f" [{min(aucs):.3f}, {max(aucs):.3f}]" if len(found) > 1 else ""
+    return f"{statistics.mean(aucs):.3f}{spread} · {statistics.mean(eces):.3f}"
+
+
+def main() -> None:
+    """Run what is asked for and not known yet, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", choices=[*VARIANTS, []], metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--fold", choices=FOLDS, default="sources-1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=44)
+    parser.add_argument("--output", type=Path, default=REPO / "runs/search.jsonl")
+    parser.add_argument("--table", action="store_true", help="print what the file holds")
+    asked = parser.parse_args()
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    for variant in asked.variants:
+        fold = "writers" if variant.startswith("answers") else asked.fold
+        key = {"variant": variant, "fold": fold, "seed": asked.seed, "steps": asked.steps}
+        known = rows_of(asked.output) if asked.output.exists() else []
+        if any(key.items() <= run.items() for run in known):
+            continue
+        figures = Search(variant, asked.fold, asked.seed, asked.steps).run()
+        found = json.dumps(key | figures | {"torch": torch.__version__})
+        with asked.output.open("a", encoding="utf-8") as file:
+            file.write(found + "\n")
+        print(found, flush=True)
+    if asked.table:
+        print(table(rows_of(asked.output)))
+
+
+if __name__ == "__main__":
+    main()

@@ -68,9 +68,9 @@ test: $(VENV)/.stamp-dev
 test-slow: $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -m slow
 
-# Twenty-three steps, each of which goes on where it was stopped: requests to train on, eight files, of which the third to the
-# seventh have some rows of those before them; the model's own answers and those to train on, the signal that looks at text
-# (SmolLM2: 30 GiB of disk), answers to look-alikes and that signal once more, the reader of queries, which is trained seven
+# Twenty-five steps, each of which goes on where it was stopped: requests to train on, nine files, of which the third to the
+# eighth have some rows of those before them; the model's own answers and those to train on, the signal that looks at text
+# (SmolLM2: 30 GiB of disk), answers to look-alikes and that signal once more, the reader of queries, which is trained eight
 # times, and answers to newer requests, conversations of them and the reader of answers. Only rows whose licence lets the
 # result ship. The second adapter has the plan and the requests of the first, half of the plan's answers, and one training
 # of its reader.
@@ -96,6 +96,7 @@ requests: $(VENV)/.stamp-dev
 	@$(BIN)/safesignal data build recipes/smollm2-forms.yaml --data_dir $(DATA) --output runs/smollm2/forms.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/smollm2-wider.yaml --data_dir $(DATA) --output runs/smollm2/wider.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/smollm2-around.yaml --data_dir $(DATA) --output runs/smollm2/around.jsonl --overwrite
+	@$(BIN)/safesignal data build recipes/smollm2-woven.yaml --data_dir $(DATA) --output runs/smollm2/woven.jsonl --overwrite
 	@$(BIN)/safesignal data build recipes/smollm2-framed.yaml --data_dir $(DATA) --output runs/smollm2/framed.jsonl --overwrite
 
 signal-smollm2: requests
@@ -115,9 +116,10 @@ adapter: signal-smollm2
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-forms.toml --start runs/smollm2/four-readings --data runs/smollm2/forms.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/five-readings
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-wider.toml --start runs/smollm2/five-readings --data runs/smollm2/wider.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/six-readings
 	@$(BIN)/safesignal align --config recipes/smollm2-reader-around.toml --start runs/smollm2/six-readings --data runs/smollm2/around.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/seven-readings
+	@$(BIN)/safesignal align --config recipes/smollm2-reader-woven.toml --start runs/smollm2/seven-readings --data runs/smollm2/woven.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/eight-readings
 	@$(BIN)/safesignal rollouts --plan recipes/smollm2-answers-read.toml --output runs/smollm2/newer.jsonl
 	@$(BIN)/safesignal data build recipes/smollm2-conversations.yaml --data_dir $(DATA) --output runs/smollm2/conversations.jsonl --overwrite
-	@$(BIN)/safesignal align --config recipes/smollm2-answers-read.toml --start runs/smollm2/seven-readings --data runs/smollm2/conversations.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
+	@$(BIN)/safesignal align --config recipes/smollm2-answers-read.toml --start runs/smollm2/eight-readings --data runs/smollm2/conversations.jsonl --data runs/smollm2/rollouts.jsonl --output runs/smollm2/adapter
 
 adapter-gemma3: signal-gemma3
 	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3-reader.toml --start runs/gemma3/without-reader --data runs/smollm2/forms.jsonl --data runs/smollm2/hazards.jsonl --data runs/smollm2/twins-2.jsonl --data runs/gemma3/rollouts.jsonl --output runs/gemma3/adapter

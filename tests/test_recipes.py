@@ -82,11 +82,11 @@ def written() -> list[list[str]]:
 def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None:
     commands = written()
     signal = ["rollouts", "data", "align"]
-    once_more, at_last = ["rollouts", *["align"] * 8], ["rollouts", "data", "align"]
-    assert [words[0] for words in commands[:27]] == [*["data"] * 8, *signal, *once_more, *at_last, *signal, "align"]
-    *rows, framed = (parsed(words) for words in commands[:8])
-    rollouts, answers, before, own, *chain = (parsed(words) for words in commands[8:20])
-    newer, conversations, reading_answers = (parsed(words) for words in commands[20:23])
+    once_more, at_last = ["rollouts", *["align"] * 9], ["rollouts", "data", "align"]
+    assert [words[0] for words in commands[:29]] == [*["data"] * 9, *signal, *once_more, *at_last, *signal, "align"]
+    *rows, framed = (parsed(words) for words in commands[:9])
+    rollouts, answers, before, own, *chain = (parsed(words) for words in commands[9:22])
+    newer, conversations, reading_answers = (parsed(words) for words in commands[22:25])
     assert [run["start"] for run in chain] == [before["output"], *(run["output"] for run in chain[:-1])]
     assert [answers["output"], own["output"]] == list(chain[0]["data"])
     files = [made["output"] for made in rows]
@@ -94,16 +94,16 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
         parts = {Path(part.file).name for part in load_recipe(REPO / made["recipe"]).parts if part.file}
         seen = parts - {path.name for path in (RECIPES / "contrast").glob("*.jsonl")}
         assert seen == ({Path(file).name for file in files[:number]} if number > 1 else set()), "rows of those before"
-    learnt = [files[:1], files[:2], files[2:3], files[3:4], files[4:5], files[5:6], files[6:7]]
+    learnt = [files[:1], files[:2], files[2:3], files[3:4], files[4:5], files[5:6], files[6:7], files[7:8]]
     for reading, data in zip(chain[1:], learnt, strict=True):
         assert {*reading["data"]} == {*data, rollouts["output"]}
     asked = {file for job in read_plan(REPO / newer["plan"]) for file in job.files}
     assert REPO / framed["output"] in {Path(os.path.normpath(file)) for file in asked}
     parts = {Path(part.file).name for part in load_recipe(REPO / conversations["recipe"]).parts if part.file}
-    assert parts == {Path(made["output"]).name for made in (newer, own)}
+    assert parts == {"refusals.jsonl", *(Path(made["output"]).name for made in (newer, own))}
     assert reading_answers["start"] == chain[-1]["output"]
     assert {*reading_answers["data"]} == {conversations["output"], rollouts["output"]}
-    theirs, _, without, reader = (parsed(words) for words in commands[23:27])
+    theirs, _, without, reader = (parsed(words) for words in commands[25:29])
     assert before["data"][0] == without["data"][0] == files[0]
     assert reader["start"] == without["output"]
     assert {theirs["output"], files[4]} <= {*reader["data"]}
@@ -111,7 +111,7 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
     assert all(options["model"] == "gemma3-270m" for options in (theirs, without, reader))
     assert [reading_answers["output"], reader["output"]] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
-    assert len(built) >= 8
+    assert len(built) >= 9
     for options in built:
         plan = load_recipe(REPO / options["recipe"])
         assert bool(plan.holdout.sources or plan.holdout.families) == bool(options["holdout_output"]), options["recipe"]

@@ -95,11 +95,23 @@ def test_windows_keep_the_threshold_they_have_at_least(model: SafeSignalModel) -
     answers = [model.encode_one(f"question {i}", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
     budget = {"strict": 0.5, "balanced": 0.2, "permissive": 0.1}
     free = calibrate(model, answers, budget).presets
-    kept = calibrate(model, answers, budget, least_windows={"strict": 0.99, "balanced": 0.0}).presets
-    assert kept["strict"].window == 0.99 > free["strict"].window
-    assert kept["strict"].prompt == free["strict"].prompt
-    assert (kept["strict"].measured_fpr or 0) <= (free["strict"].measured_fpr or 0)
-    assert [kept[name] for name in ("balanced", "permissive")] == [free[name] for name in ("balanced", "permissive")]
+    kept = calibrate(model, answers, budget, least_windows={"permissive": 0.99, "balanced": 0.0}).presets
+    assert kept["permissive"].window == 0.99 > free["permissive"].window
+    assert kept["permissive"].prompt == free["permissive"].prompt
+    assert (kept["permissive"].measured_fpr or 0) <= (free["permissive"].measured_fpr or 0)
+    assert [kept[name] for name in ("strict", "balanced")] == [free[name] for name in ("strict", "balanced")]
+
+
+def test_no_preset_stops_windows_at_less_than_a_stricter_one(model: SafeSignalModel) -> None:
+    draw(model)
+    answers = [model.encode_one(f"question {i}", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
+    # The query of the stricter one, kept low, uses the budget up; that of the other leaves all of it to windows.
+    queries = {"strict": 0.0, "balanced": 1.0}
+    budget = {"balanced": 0.4, "strict": 0.5}
+    alone = calibrate(model, answers, {"balanced": 0.4}, kept_queries=queries).presets["balanced"]
+    both = calibrate(model, answers, budget, kept_queries=queries).presets
+    assert list(both) == ["strict", "balanced"]
+    assert both["balanced"].window == both["strict"].window > alone.window
 
 
 def test_nothing_to_calibrate_on_is_an_error(model: SafeSignalModel) -> None:

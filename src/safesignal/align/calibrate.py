@@ -2,7 +2,8 @@
 
 Two sets of answers may set limits: those to ordinary prompts, and those to look-alikes, which sound harmful and are
 not. Half of a preset's budget on either set goes to the query threshold, what that leaves of the whole to the window
-threshold; the stricter demand counts. Windows are replayed under the very rules that decoding applies (schedule, τ, r,
+threshold; the stricter demand counts. No preset's windows stop at less than those of one with a larger budget, which
+could happen where its queries leave them more. Windows are replayed under the very rules that decoding applies (schedule, τ, r,
 closing), with the adapter's saved half-precision weights. A joint model's answers are read as prefills, under the query
 check alone: while it writes, its tokens also see the windows' checks, so its real share may differ from the measured.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from types import MappingProxyType
 
 from safesignal.config import OperatingPoint
@@ -82,9 +84,12 @@ def calibrate(
     base = Policy(tau=model.config.tau, **model.config.rules())
     presets: dict[str, OperatingPoint] = {}
     alarms: dict[str, float] = {}
-    for name, target in target_fpr.items():
+    stricter = 0.0
+    for name, target in sorted(target_fpr.items(), key=itemgetter(1), reverse=True):
         budgets = [target, *([lookalike_fpr[name]] if name in lookalike_fpr else [])]
-        policy = _lowest_policy(readers, base, budgets, least_windows.get(name, 0.0), kept_queries.get(name))
+        least = max(stricter, least_windows.get(name, 0.0))
+        policy = _lowest_policy(readers, base, budgets, least, kept_queries.get(name))
+        stricter = policy.window_threshold
         rates = [_refused(reader, policy) for reader in readers]
         presets[name] = OperatingPoint(
             policy.threshold, policy.window_threshold, target, round(rates[0], 5), len(answers)

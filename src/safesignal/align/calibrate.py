@@ -3,9 +3,10 @@
 Two sets of answers may set limits: those to ordinary prompts, and those to look-alikes, which sound harmful and are
 not. Half of a preset's budget on either set goes to the query threshold, what that leaves of the whole to the window
 threshold; the stricter demand counts. No preset's windows stop at less than those of one with a larger budget, which
-could happen where its queries leave them more. Windows are replayed under the very rules that decoding applies (schedule, τ, r,
-closing), with the adapter's saved half-precision weights. A joint model's answers are read as prefills, under the query
-check alone: while it writes, its tokens also see the windows' checks, so its real share may differ from the measured.
+could happen where its queries leave them more. Windows are replayed under the very rules that decoding applies
+(schedule, τ, r, closing), with the adapter's saved half-precision weights. A joint model's answers are read as
+prefills, under the query check alone: while it writes, its tokens also see the windows' checks, so its real share may
+differ from the measured.
 """
 
 from __future__ import annotations

@@ -4,16 +4,19 @@
     python recipes/search.py --table [--output runs/search.jsonl]
 
 A reader of queries begins from nothing and is trained on requests of `runs/smollm2/requests.jsonl` (`make requests`);
-each fold leaves some sources and one family of attacks out and tests on those, and on `recipes/contrast/dev/`, which
-nothing is trained on. The variants `answers-…` train a reader of answers on `runs/smollm2/newer.jsonl` (which
-`make adapter` makes) and test on answers to requests of writers that were left out, cut after so many tokens. One line
-of JSON a training; one that stands in the file already is not run again. Five to seven minutes each on one core of
-2026; docs/LOG.md has the tables. No evaluation set is read.
+each fold leaves some sources and one family of framings out and tests on those (with requests whose bare text and twin
+are left out too), and on `recipes/contrast/dev/`, which nothing is trained on. A source that is left out has one label
+throughout, so `sources` is told in part by length: compare variants, not columns. The variants `answers-…` train a
+reader of answers on `runs/smollm2/conversations.jsonl` (which `make adapter` makes) and test on answers to malicious
+requests that were left out, cut after so many tokens. A seed draws rows, order and weights. One line of JSON a training;
+one that stands in the file already, of the same rows, is not run again. Four to seven minutes each on one core of 2026;
+docs/LOG.md has the tables. No evaluation set is read.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import statistics
@@ -30,23 +33,31 @@ from torch.nn.functional import cross_entropy
 
 from safesignal import SafeSignalModel
 from safesignal.config import SignalConfig
+from safesignal.data.mixture import SPLIT_SEED, split_by_prompt
+from safesignal.data.records import read_records
 from safesignal.modeling.adapter import Signal
 
 REPO = Path(__file__).parents[1]
-REQUESTS, ANSWERS = REPO / "runs/smollm2/requests.jsonl", REPO / "runs/smollm2/newer.jsonl"
+REQUESTS, ANSWERS = REPO / "runs/smollm2/requests.jsonl", REPO / "runs/smollm2/conversations.jsonl"
 DEV = [REPO / "recipes/contrast/dev" / f"{name}.jsonl" for name in ("orders", "writing")]
 BATCH, PART = 32, 16
 
 FOLDS = {
     "sources-1": (("catqa", "dangerousqa", "oktest", "dro-harmless"), "pyrit"),
     "sources-2": (
-        ("circuit-breaker-goals", "gptfuzz-labelled", "coconot-contrast", "cyberseceval-mitre-frr"),
+        (
+            "circuit-breaker-goals",
+            "gptfuzz-labelled",
+            "coconot-contrast",
+            "coconot-contrast-eval",
+            "cyberseceval-mitre-frr",
+        ),
         "safesignal",
     ),
 }
 """Sources that a fold leaves out, and the family of framings."""
-LEFT_OUT_WRITERS = ("be-", "bf-", "bg-", "bh-", "bi-", "bj-", "bk-", "bl-", "bm-", "bn-")
-"""Whose requests the readers of answers are tested on."""
+LONGEST = {False: 500, True: 900}
+"""Characters of a request, bare and in a framing."""
 
 Row = dict[str, Any]
 Item = tuple[tuple[int, ...], bool]
@@ -84,7 +95,7 @@ class Choice:
         position: Of [CLS], `SignalConfig.position`.
         rank: Of the LoRA.
         adapts: Whether a layer, by its name, has one.
-        weigh: "even": as many rows of every source; a number: this share of contrastive rows; None: as they come.
+        weigh: "even": sources in turns, until they run out; a number: a share of contrastive rows; None: as they come.
         cuts: Fewest and most tokens of the answers that are read; None: queries are.
     """
 
@@ -141,27 +152,33 @@ def balanced(rows: Iterable[Row], n: int, rng: random.Random, label: str = "prom
     return drawn
 
 
-def requests(fold: str, weigh: Literal["even"] | float | None, n: int) -> tuple[list[Row], dict[str, list[Row]]]:
-    """Return `n` requests to train on and, by name, what to test on: all balanced."""
+def requests(
+    fold: str, weigh: Literal["even"] | float | None, n: int, seed: int = 0
+) -> tuple[list[Row], dict[str, list[Row]]]:
+    """Return up to `n` requests to train on, drawn by `seed`, and, by name, what to test on: all balanced."""
     rng, (sources, family) = random.Random(1), FOLDS[fold]
-    rows = rows_of(REQUESTS)
+    rows = [row for row in rows_of(REQUESTS) if len(text(row)) < LONGEST[bool(row.get("family"))]]
     rng.shuffle(rows)
     bare = [row for row in rows if not row.get("variant")]
     framed = [row for row in rows if row.get("family")]
-    kept = [row for row in bare if row["source"] not in sources]
-    kept += [row for row in framed if not row["family"].startswith(family) and row["source"] not in sources]
-    rng.shuffle(kept)
-    kept = [row for row in kept if len(text(row)) < 500]
-    if weigh is not None:
-        kept = weighed(kept, weigh, n)
     dev = rows_of(*DEV)
-    random.Random(2).shuffle(dev)
+    rng.shuffle(dev)
     tests = {
         "sources": balanced((row for row in bare if row["source"] in sources), 150, rng),
-        "attack": balanced((r for r in framed if r["family"].startswith(family) and len(text(r)) < 900), 80, rng),
+        "attack": balanced((row for row in framed if row["family"].startswith(family)), 80, rng),
         "dev": balanced(dev, 200, rng),
     }
-    return balanced(kept, n // 2, rng), tests
+    tested = {name for row in tests["attack"] for name in names(row)}
+    kept = [row for row in (*bare, *framed) if row["source"] not in sources and tested.isdisjoint(names(row))]
+    kept = [row for row in kept if not row.get("family", "").startswith(family)]
+    draw = random.Random(seed)
+    draw.shuffle(kept)
+    return balanced(kept if weigh is None else weighed(kept, weigh, n), n // 2, draw), tests
+
+
+def names(row: Row) -> set[str]:
+    """Return what a request and its twin are known by, in whatever framing."""
+    return {str(row.get("variant_of") or row["id"]), *([str(row["pair"])] if row.get("pair") else [])}
 
 
 def weighed(rows: Sequence[Row], weigh: Literal["even"] | float, n: int) -> list[Row]:
@@ -187,13 +204,13 @@ class Search:
     Args:
         variant: Of `VARIANTS`.
         fold: Of `FOLDS`.
-        seed: Draws the weights.
+        seed: Draws rows, their order and the weights.
         steps: Of 32 rows; fewer where rows do not suffice.
     """
 
     def __init__(self, variant: str, fold: str, seed: int, steps: int) -> None:
         self.choice, self.fold, self.steps = VARIANTS[variant], fold, steps
-        self.draw = random.Random(3)
+        self.seed, self.draw = seed, random.Random(seed)
         torch.manual_seed(seed)
         signal = SignalConfig(targets=("q_proj",), reader_rank=self.choice.rank, position=self.choice.position)
         self.model = SafeSignalModel.from_base("smollm2", config=signal, seed=seed, dtype=torch.bfloat16)
@@ -224,29 +241,30 @@ class Search:
         """Return what is trained on and, by name, what is tested."""
         n = self.steps * BATCH
         if not self.choice.cuts:
-            train, tests = requests(self.fold, self.choice.weigh, n)
+            train, tests = requests(self.fold, self.choice.weigh, n, self.seed)
             return self._queries(train), {name: self._queries(rows) for name, rows in tests.items()}
-        rng = random.Random(1)
-        pools: tuple[list[Row], list[Row]] = ([], [])
-        for row in sorted(rows_of(ANSWERS), key=lambda _: rng.random()):
-            harmful = row["response_label"] == "malicious"
-            left_out = row["id"].split("/")[-1].startswith(LEFT_OUT_WRITERS)
-            pools[left_out].append(row | {"label": "malicious" if harmful else "benign"})
-        test = balanced(pools[1], 150, rng, "label")
-        train = balanced(pools[0], n // 2, rng, "label")
-        return self._answers(train, self.choice.cuts), {
-            f"after {cut}": self._answers(test, (cut, cut)) for cut in (4, 12, 24, 64)
-        }
+        told = [
+            record for record in read_records(ANSWERS) if record.response and record.response_is_malicious is not None
+        ]
+        train_rows, left_out = split_by_prompt(told, 0.1, SPLIT_SEED)
+        pools = [
+            [record.to_row() | {"label": record.response_label} for record in own] for own in (train_rows, left_out)
+        ]
+        for pool, draw in zip(pools, (self.draw, random.Random(1)), strict=True):
+            draw.shuffle(pool)
+        test = balanced((row for row in pools[1] if row["prompt_label"] == "malicious"), 150, random.Random(1), "label")
+        cut_tests = {f"after {cut}": self._answers(test, (cut, cut)) for cut in (4, 12, 24, 64)}
+        return self._answers(balanced(pools[0], n // 2, self.draw, "label"), self.choice.cuts), cut_tests
 
     def _queries(self, rows: Iterable[Row]) -> list[Item]:
         return [(self.model.encode_one(text(row)).ids, row["prompt_label"] == "malicious") for row in rows]
 
     def _answers(self, rows: Iterable[Row], cuts: tuple[int, int]) -> list[Item]:
-        found = []
+        found, cut = [], random.Random(self.seed)
         for row in rows:
             chat = row.get("messages") or row["prompt"]
             encoded = self.model.encode_one(chat, row.get("prefill", "") + row["response"])
-            found.append((encoded.ids[: encoded.text + self.draw.randint(*cuts)], row["label"] == "malicious"))
+            found.append((encoded.ids[: encoded.text + cut.randint(*cuts)], row["label"] == "malicious"))
         return found
 
     def run(self) -> dict[str, Any]:
@@ -273,7 +291,7 @@ class Search:
             rate.step()
         figures = {name: self._figures(test) for name, test in tests.items()}
         weights = sum(parameter.numel() for parameter in trained)
-        return {"rows": len(train), "weights": weights, "seconds": round(time.monotonic() - began), "tests": figures}
+        return {"rows": steps * BATCH, "weights": weights, "seconds": round(time.monotonic() - began), "tests": figures}
 
     @torch.no_grad()
     def _figures(self, test: Sequence[Item]) -> dict[str, float]:
@@ -292,6 +310,9 @@ class Search:
 def table(runs: Sequence[Row]) -> str:
     """Return a Markdown table: AUC and ECE by variant, test and fold, means over seeds and their range."""
     cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    kinds = {(run["variant"].startswith("answers"), run["steps"], run["data"]) for run in runs}
+    if len(kinds) != len({kind for kind, *_ in kinds}):
+        raise SystemExit("error: the file holds runs of several numbers of steps, or over several files of rows.")
     for run in runs:
         for name, found in run["tests"].items():
             column = name if name.startswith("after") else f"{name} ({run['fold']})"
@@ -301,9 +322,12 @@ def table(runs: Sequence[Row]) -> str:
         own = {key: value for key, value in cells.items() if key[0].startswith("answers") is kind}
         columns = list(dict.fromkeys(column for _, column in own))
         if columns:
-            lines += [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+            lines += [f"| | seeds | rows | {' | '.join(columns)} |", f"|---|---:|---:|{'---:|' * len(columns)}"]
         for variant in [name for name in VARIANTS if any(name == known for known, _ in own)]:
-            lines.append(f"| {variant} | {' | '.join(cell(own.get((variant, column), [])) for column in columns)} |")
+            ran = [run for run in runs if run["variant"] == variant]
+            rows = ", ".join(str(n) for n in sorted({run["rows"] for run in ran}))
+            found = " | ".join(cell(own.get((variant, column), [])) for column in columns)
+            lines.append(f"| {variant} | {len({run['seed'] for run in ran})} | {rows} | {found} |")
         lines.append("")
     return "\n".join(lines).strip()
 
@@ -320,17 +344,21 @@ def cell(found: Sequence[tuple[float, float]]) -> str:
 def main() -> None:
     """Run what is asked for and not known yet, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", choices=[*VARIANTS, []], metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--fold", choices=FOLDS, default="sources-1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=44)
     parser.add_argument("--output", type=Path, default=REPO / "runs/search.jsonl")
     parser.add_argument("--table", action="store_true", help="print what the file holds")
     asked = parser.parse_args()
+    if unknown := sorted({*asked.variants} - {*VARIANTS}):
+        parser.error(f"no variant is called {', '.join(unknown)}. Expected {', '.join(VARIANTS)}.")
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     for variant in asked.variants:
-        fold = "writers" if variant.startswith("answers") else asked.fold
-        key = {"variant": variant, "fold": fold, "seed": asked.seed, "steps": asked.steps}
+        answers = VARIANTS[variant].cuts is not None
+        data = hashlib.sha256((ANSWERS if answers else REQUESTS).read_bytes()).hexdigest()[:16]
+        fold = "prompts" if answers else asked.fold
+        key = {"variant": variant, "fold": fold, "seed": asked.seed, "steps": asked.steps, "data": data}
         known = rows_of(asked.output) if asked.output.exists() else []
         if any(key.items() <= run.items() for run in known):
             continue

@@ -19,16 +19,17 @@ ROWS = [
     for n in range(40)
 ]
 FRAMED = [
-    row | {"id": f"{family}/{row['id']}", "variant": "frame-001", "family": family}
-    for family in ("pyrit/templates", "safesignal/framings")
-    for row in ROWS
+    row | {"id": f"{family}/{row['id']}", "variant": "frame-001", "family": family, "variant_of": row["id"]}
+    for part, family in enumerate(("pyrit/templates", "safesignal/framings"))
+    for row in (*ROWS[part::4], *ROWS[2::8])
 ]
+NOISY = [row | {"id": f"case/{row['id']}", "variant": "case", "variant_of": row["id"]} for row in ROWS]
 
 
 @pytest.fixture
 def requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "requests.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, *FRAMED]))
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, *FRAMED, *NOISY]))
     monkeypatch.setattr(search, "REQUESTS", path)
 
 
@@ -42,6 +43,11 @@ def test_a_fold_trains_on_nothing_that_it_tests(fold: str, source: str) -> None:
     assert all(row["family"].startswith(family) for row in tests["attack"])
     assert not any(row["source"] in sources or row.get("family", "").startswith(family) for row in train)
     assert any(row.get("family") for row in train), "the other family stays"
+    assert not any(row["id"].startswith("case/") for row in (*train, *tests["sources"]))
+    tested = {row["variant_of"] for row in tests["attack"]}
+    assert tested.isdisjoint(row.get("variant_of") or row["id"] for row in train), "nor bare"
+    assert search.requests(fold, None, 200, seed=1)[1] == tests
+    assert search.requests(fold, None, 200, seed=1)[0] != train
     dev = {row["id"] for path in search.DEV for row in search.rows_of(path)}
     assert {row["id"] for row in tests["dev"]} <= dev
     for rows in (train, *tests.values()):
@@ -55,6 +61,44 @@ def test_contrastive_rows_have_the_share_that_was_asked_for(weigh: float, share:
         own = [row for row in rows if row["prompt_label"] == label]
         assert len(own) == 20
         assert sum(row["source"] == "safesignal-contrast" for row in own) == share
+
+
+def test_a_twin_is_known_by_its_pair() -> None:
+    assert search.names({"id": "a-1", "pair": "a-p1"}) == {"a-1", "a-p1"}
+    assert search.names({"id": "frame/a-2", "variant_of": "a-2", "pair": "a-p1"}) == {"a-2", "a-p1"}
+
+
+def test_upper_layers_begin_with_the_sixteenth() -> None:
+    assert not search.upper("model/layers/14/self_attn/q_proj")
+    assert search.upper("model/layers/15/self_attn/q_proj")
+
+
+def test_a_training_that_is_known_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+
+    class Stub:
+        def __init__(self, variant: str, _: str, seed: int, __: int) -> None:
+            made.append((variant, seed))
+
+        def run(self) -> search.Row:
+            return {"rows": 1, "tests": {}}
+
+    rows = tmp_path / "requests.jsonl"
+    rows.write_text("{}\n")
+    monkeypatch.setattr(search, "REQUESTS", rows)
+    monkeypatch.setattr(search, "Search", Stub)
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr("sys.argv", ["search.py", *words, "--output", str(tmp_path / "out.jsonl")])
+        search.main()
+
+    run("baseline", "focal")
+    run("baseline", "--seed", "1")
+    run("focal", "baseline")
+    assert made == [("baseline", 0), ("focal", 0), ("baseline", 1)]
+    rows.write_text("{ }\n")
+    run("focal")
+    assert made[3:] == [("focal", 0)], "other rows"
 
 
 def test_folds_leave_out_sources_that_there_are() -> None:
@@ -74,23 +118,25 @@ def test_losses_are_what_their_names_say() -> None:
 def test_the_table_has_the_mean_of_seeds_and_their_range() -> None:
     def run(variant: str, fold: str, seed: int, **tests: tuple[float, float]) -> search.Row:
         found = {name.replace("_", " "): {"n": 2, "auc": auc, "ece": ece} for name, (auc, ece) in tests.items()}
-        return {"variant": variant, "fold": fold, "seed": seed, "tests": found}
+        return {"variant": variant, "fold": fold, "seed": seed, "steps": 2, "data": "x", "rows": 64, "tests": found}
 
     made = search.table(
         [
             run("focal", "sources-1", 0, dev=(0.7, 0.1)),
             run("baseline", "sources-1", 0, dev=(0.8, 0.1)),
             run("baseline", "sources-1", 1, dev=(0.9, 0.3)),
-            run("answers-whole", "writers", 0, after_4=(0.6, 0.2)),
+            run("answers-whole", "prompts", 0, after_4=(0.6, 0.2)),
         ]
     )
     assert made.splitlines() == [
-        "| | dev (sources-1) |",
-        "|---|---:|",
-        "| baseline | 0.850 [0.800, 0.900] · 0.200 |",
-        "| focal | 0.700 · 0.100 |",
+        "| | seeds | rows | dev (sources-1) |",
+        "|---|---:|---:|---:|",
+        "| baseline | 2 | 64 | 0.850 [0.800, 0.900] · 0.200 |",
+        "| focal | 1 | 64 | 0.700 · 0.100 |",
         "",
-        "| | after 4 |",
-        "|---|---:|",
-        "| answers-whole | 0.600 · 0.200 |",
+        "| | seeds | rows | after 4 |",
+        "|---|---:|---:|---:|",
+        "| answers-whole | 1 | 64 | 0.600 · 0.200 |",
     ]
+    with pytest.raises(SystemExit, match="several numbers of steps"):
+        search.table([run("focal", "sources-1", seed, dev=(0.7, 0.1)) | {"steps": seed} for seed in (1, 2)])

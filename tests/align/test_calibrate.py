@@ -105,13 +105,16 @@ def test_windows_keep_the_threshold_they_have_at_least(model: SafeSignalModel) -
 def test_no_preset_stops_windows_at_less_than_a_stricter_one(model: SafeSignalModel) -> None:
     draw(model)
     answers = [model.encode_one(f"question {i}", f"answer {i * 7919} " * (1 + i % 4)) for i in range(20)]
-    # The query of the stricter one, kept low, uses the budget up; that of the other leaves all of it to windows.
-    queries = {"strict": 0.0, "balanced": 1.0}
     budget = {"balanced": 0.4, "strict": 0.5}
+    prompts = sorted(calibrate(model, answers, budget).prompts, reverse=True)
+    # The query of the stricter one leaves one answer of twenty to windows, that of the other eight.
+    queries = {"strict": prompts[8], "balanced": 1.0}
     alone = calibrate(model, answers, {"balanced": 0.4}, kept_queries=queries).presets["balanced"]
     both = calibrate(model, answers, budget, kept_queries=queries).presets
     assert list(both) == ["strict", "balanced"]
-    assert both["balanced"].window == both["strict"].window > alone.window
+    assert 1.0 > both["balanced"].window == both["strict"].window > alone.window
+    spent = calibrate(model, answers, budget, kept_queries={"strict": 0.0, "balanced": 1.0}).presets
+    assert (spent["strict"].window, spent["balanced"].window) == (1.0, alone.window), "no other preset's windows go"
 
 
 def test_nothing_to_calibrate_on_is_an_error(model: SafeSignalModel) -> None:

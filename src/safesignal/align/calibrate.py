@@ -68,7 +68,7 @@ def calibrate(
         target_fpr: Share of answers that each preset may refuse or stop, in (0, 1).
         lookalikes: Its answers to benign prompts that sound harmful.
         lookalike_fpr: Share of those that each preset may refuse or stop, in (0, 1); a preset not named has no limit.
-        least_windows: Window threshold that each preset has at least, in [0, 1]; a preset not named has none.
+        least_windows: Window threshold that each preset has at least, in [0, 1], besides that of stricter ones.
         kept_queries: Query threshold that each preset keeps, in [0, 1]; for a preset not named it is chosen.
         schedule: When answers are checked; None takes the model's.
         batch_size: Rows read together.
@@ -90,7 +90,8 @@ def calibrate(
         budgets = [target, *([lookalike_fpr[name]] if name in lookalike_fpr else [])]
         least = max(stricter, least_windows.get(name, 0.0))
         policy = _lowest_policy(readers, base, budgets, least, kept_queries.get(name))
-        stricter = policy.window_threshold
+        if policy.window_threshold < 1.0:  # where its queries use the budget up, a preset's own windows never stop
+            stricter = policy.window_threshold
         rates = [_refused(reader, policy) for reader in readers]
         presets[name] = OperatingPoint(
             policy.threshold, policy.window_threshold, target, round(rates[0], 5), len(answers)

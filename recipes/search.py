@@ -8,9 +8,9 @@ each fold leaves some sources and one family of framings out and tests on those 
 are left out too), and on `recipes/contrast/dev/`, which nothing is trained on. A source that is left out has one label
 throughout, so `sources` is told in part by length: compare variants, not columns. The variants `answers-…` train a
 reader of answers on `runs/smollm2/conversations.jsonl` (which `make adapter` makes) and test on answers to malicious
-requests that were left out, cut after so many tokens. A seed draws rows, order and weights. One line of JSON a training;
-one that stands in the file already, of the same rows, is not run again. Four to seven minutes each on one core of 2026;
-docs/LOG.md has the tables. No evaluation set is read.
+requests that were left out, cut after so many tokens. A seed draws rows, order and weights. One line of JSON a
+training; one that stands in the file already, of the same rows, is not run again. Four to seven minutes each on one
+core of 2026; docs/LOG.md has the tables. No evaluation set is read.
 """
 
 from __future__ import annotations

@@ -9,33 +9,37 @@ are left out too), and on `recipes/contrast/dev/`, which nothing is trained on. 
 throughout, so `sources` is told in part by length: compare variants, not columns. The variants `answers-…` train a
 reader of answers on `runs/smollm2/conversations.jsonl` (which `make adapter` makes) and test on answers to malicious
 requests that were left out, cut after so many tokens. A seed draws rows, order and weights. One line of JSON a
-training; one that stands in the file already, of the same rows, is not run again. Four to seven minutes each on one
+training; one that stands in the file already, of the same rows, is not run again. Six to ten minutes each on one
 core of 2026; docs/LOG.md has the tables. No evaluation set is read.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from safesignal import SafeSignalModel
+from safesignal.align.gated import begin_readers
 from safesignal.config import SignalConfig
+from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.data.mixture import SPLIT_SEED, split_by_prompt
-from safesignal.data.records import read_records
+from safesignal.data.records import Record, read_records
+from safesignal.files import digests
 from safesignal.modeling.adapter import Signal
+from safesignal.stats import expected_calibration_error, roc_auc
 
 REPO = Path(__file__).parents[1]
 REQUESTS, ANSWERS = REPO / "runs/smollm2/requests.jsonl", REPO / "runs/smollm2/conversations.jsonl"
@@ -58,10 +62,15 @@ FOLDS = {
 """Sources that a fold leaves out, and the family of framings."""
 LONGEST = {False: 500, True: 900}
 """Characters of a request, bare and in a framing."""
+_PROMPTS = "prompts"
+"""What readers of answers leave out."""
 
-Row = dict[str, Any]
+Run = dict[str, Any]
 Item = tuple[tuple[int, ...], bool]
 """Ids and whether they are malicious."""
+Label = Callable[[Record], bool | None]
+_ASKED: Label = attrgetter("prompt_is_malicious")
+_ANSWERED: Label = attrgetter("response_is_malicious")
 
 
 def plain(scores: Tensor, targets: Tensor) -> Tensor:
@@ -131,21 +140,11 @@ VARIANTS = {
 }
 
 
-def rows_of(*paths: Path) -> list[Row]:
-    """Read rows that have an id, a text and a label."""
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def text(row: Row) -> str:
-    """Return the last thing a row asks."""
-    return str(row.get("prompt") or row["messages"][-1]["content"])
-
-
-def balanced(rows: Iterable[Row], n: int, rng: random.Random, label: str = "prompt_label") -> list[Row]:
+def balanced(rows: Iterable[Record], n: int, rng: random.Random, malicious: Label = _ASKED) -> list[Record]:
     """Draw up to `n` benign and as many malicious rows, shuffled."""
-    pools: list[list[Row]] = [[], []]
+    pools: list[list[Record]] = [[], []]
     for row in rows:
-        pools[row[label] == "malicious"].append(row)
+        pools[bool(malicious(row))].append(row)
     size = min(n, *map(len, pools))
     drawn = [row for pool in pools for row in pool[:size]]
     rng.shuffle(drawn)
@@ -154,45 +153,47 @@ def balanced(rows: Iterable[Row], n: int, rng: random.Random, label: str = "prom
 
 def requests(
     fold: str, weigh: Literal["even"] | float | None, n: int, seed: int = 0
-) -> tuple[list[Row], dict[str, list[Row]]]:
+) -> tuple[list[Record], dict[str, list[Record]]]:
     """Return up to `n` requests to train on, drawn by `seed`, and, by name, what to test on: all balanced."""
     rng, (sources, family) = random.Random(1), FOLDS[fold]
-    rows = [row for row in rows_of(REQUESTS) if len(text(row)) < LONGEST[bool(row.get("family"))]]
+    rows = [row for row in read_records(REQUESTS) if len(row.prompt) < LONGEST["family" in row.meta]]
     rng.shuffle(rows)
-    bare = [row for row in rows if not row.get("variant")]
-    framed = [row for row in rows if row.get("family")]
-    dev = rows_of(*DEV)
+    bare = [row for row in rows if "variant" not in row.meta]
+    framed = [row for row in rows if "family" in row.meta]
+    dev = [row for path in DEV for row in read_records(path)]
     rng.shuffle(dev)
     tests = {
-        "sources": balanced((row for row in bare if row["source"] in sources), 150, rng),
-        "attack": balanced((row for row in framed if row["family"].startswith(family)), 80, rng),
+        "sources": balanced((row for row in bare if row.source in sources), 150, rng),
+        "attack": balanced((row for row in framed if row.meta["family"].startswith(family)), 80, rng),
         "dev": balanced(dev, 200, rng),
     }
     tested = {name for row in tests["attack"] for name in names(row)}
-    kept = [row for row in (*bare, *framed) if row["source"] not in sources and tested.isdisjoint(names(row))]
-    kept = [row for row in kept if not row.get("family", "").startswith(family)]
+    others = [row for row in framed if not row.meta["family"].startswith(family)]
+    kept = [row for row in (*bare, *others) if row.source not in sources and tested.isdisjoint(names(row))]
     draw = random.Random(seed)
     draw.shuffle(kept)
     return balanced(kept if weigh is None else weighed(kept, weigh, n), n // 2, draw), tests
 
 
-def names(row: Row) -> set[str]:
+def names(row: Record) -> set[str]:
     """Return what a request and its twin are known by, in whatever framing."""
-    return {str(row.get("variant_of") or row["id"]), *([str(row["pair"])] if row.get("pair") else [])}
+    return {row.meta.get("variant_of", row.id), *([row.meta["pair"]] if "pair" in row.meta else [])}
 
 
-def weighed(rows: Sequence[Row], weigh: Literal["even"] | float, n: int) -> list[Row]:
+def weighed(rows: Sequence[Record], weigh: Literal["even"] | float, n: int) -> list[Record]:
     """Reorder rows so that the first of each label have sources evenly, or a share `weigh` of contrastive rows."""
     if weigh == "even":
-        by_source: dict[tuple[str, str], list[Row]] = {}
+        by_source: dict[tuple[str, str | None], list[Record]] = {}
         for row in rows:
-            by_source.setdefault((row["source"], row["prompt_label"]), []).append(row)
-        turns = [pool[i : i + 1] for i in range(max(map(len, by_source.values()))) for pool in by_source.values()]
-        return [row for turn in turns for row in turn][: 2 * n]
-    found: list[Row] = []
-    for label in ("benign", "malicious"):
-        own = [row for row in rows if row["prompt_label"] == label]
-        pools = [[r for r in own if (r["source"] == "safesignal-contrast") is contrast] for contrast in (True, False)]
+            by_source.setdefault((row.source, row.prompt_label), []).append(row)
+        turns = zip_longest(*by_source.values())
+        return [row for turn in turns for row in turn if row][: 2 * n]
+    found: list[Record] = []
+    for malicious in (False, True):
+        own = [row for row in rows if row.prompt_is_malicious is malicious]
+        pools = [
+            [row for row in own if (row.source == "safesignal-contrast") is contrast] for contrast in (True, False)
+        ]
         share = round(weigh * n / 2)
         found += [*pools[0][:share], *pools[1][: n // 2 - share]]
     return found
@@ -216,17 +217,11 @@ class Search:
         self.model = SafeSignalModel.from_base("smollm2", config=signal, seed=seed, dtype=torch.bfloat16)
         reader = self.model.forward_signal.adapter.reader
         assert reader is not None
+        begin_readers(self.model, [reader])
         self.reader: Signal = reader.float()
-        self.cls_KD = self._begin(self.choice.count)
-
-    def _begin(self, count: int) -> nn.Parameter:
-        """Begin as `align` does: without an opinion, [CLS] as the last token of a prompt."""
-        nn.init.zeros_(self.reader.head.proj.weight)
-        nn.init.zeros_(self.reader.head.proj.bias)
-        last = torch.tensor(self.model.encode_one("Hello").ids[-1])
-        cls_D = self.model.base.get_input_embeddings()(last).detach().float()
-        apart = 0.02 * torch.randn(count, len(cls_D)) if count > 1 else 0.0
-        return nn.Parameter(cls_D + apart if count > 1 else cls_D[None].clone())
+        self.cls_KD = nn.Parameter(self.reader.cls_D.detach().repeat(self.choice.count, 1))
+        if self.choice.count > 1:
+            self.cls_KD.data += 0.02 * torch.randn_like(self.cls_KD)
 
     def scores(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
         """Return the (N, 2) class scores of N texts, the mean of those of all [CLS]."""
@@ -243,31 +238,25 @@ class Search:
         if not self.choice.cuts:
             train, tests = requests(self.fold, self.choice.weigh, n, self.seed)
             return self._queries(train), {name: self._queries(rows) for name, rows in tests.items()}
-        told = [
-            record for record in read_records(ANSWERS) if record.response and record.response_is_malicious is not None
-        ]
-        train_rows, left_out = split_by_prompt(told, 0.1, SPLIT_SEED)
-        pools = [
-            [record.to_row() | {"label": record.response_label} for record in own] for own in (train_rows, left_out)
-        ]
-        for pool, draw in zip(pools, (self.draw, random.Random(1)), strict=True):
-            draw.shuffle(pool)
-        test = balanced((row for row in pools[1] if row["prompt_label"] == "malicious"), 150, random.Random(1), "label")
+        told = [row for row in read_records(ANSWERS) if row.response and row.response_is_malicious is not None]
+        known, left_out = split_by_prompt(told, 0.1, SPLIT_SEED)
+        self.draw.shuffle(known)
+        random.Random(1).shuffle(left_out)
+        test = balanced((row for row in left_out if row.prompt_is_malicious), 150, random.Random(1), _ANSWERED)
         cut_tests = {f"after {cut}": self._answers(test, (cut, cut)) for cut in (4, 12, 24, 64)}
-        return self._answers(balanced(pools[0], n // 2, self.draw, "label"), self.choice.cuts), cut_tests
+        return self._answers(balanced(known, n // 2, self.draw, _ANSWERED), self.choice.cuts), cut_tests
 
-    def _queries(self, rows: Iterable[Row]) -> list[Item]:
-        return [(self.model.encode_one(text(row)).ids, row["prompt_label"] == "malicious") for row in rows]
+    def _queries(self, rows: Iterable[Record]) -> list[Item]:
+        return [(self.model.encode_one(row.prompt).ids, bool(row.prompt_is_malicious)) for row in rows]
 
-    def _answers(self, rows: Iterable[Row], cuts: tuple[int, int]) -> list[Item]:
+    def _answers(self, rows: Iterable[Record], cuts: tuple[int, int]) -> list[Item]:
         found, cut = [], random.Random(self.seed)
         for row in rows:
-            chat = row.get("messages") or row["prompt"]
-            encoded = self.model.encode_one(chat, row.get("prefill", "") + row["response"])
-            found.append((encoded.ids[: encoded.text + cut.randint(*cuts)], row["label"] == "malicious"))
+            encoded = self.model.encode_one(row.chat(), row.prefill + (row.response or ""))
+            found.append((encoded.ids[: encoded.text + cut.randint(*cuts)], bool(row.response_is_malicious)))
         return found
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Run:
         """Train, test, and return the figures."""
         train, tests = self.items()
         self.draw.shuffle(train)
@@ -300,36 +289,31 @@ class Search:
         for begin in range(0, len(ordered), PART):
             signals += self.scores([ids for ids, _ in ordered[begin : begin + PART]]).softmax(-1)[:, 1].tolist()
         labels = [malicious for _, malicious in ordered]
-        bins: dict[int, list[float]] = {}
-        for signal, malicious in zip(signals, labels, strict=True):
-            bins.setdefault(min(9, int(10 * signal)), []).append(signal - malicious)
-        error = sum(abs(sum(own)) for own in bins.values()) / len(labels)
-        return {"n": len(labels), "auc": round(float(roc_auc_score(labels, signals)), 4), "ece": round(error, 4)}
+        error = expected_calibration_error(labels, signals, bins=10)
+        return {"n": len(labels), "auc": round(roc_auc(labels, signals), 4), "ece": round(error, 4)}
 
 
-def table(runs: Sequence[Row]) -> str:
-    """Return a Markdown table: AUC and ECE by variant, test and fold, means over seeds and their range."""
-    cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    kinds = {(run["variant"].startswith("answers"), run["steps"], run["data"]) for run in runs}
-    if len(kinds) != len({kind for kind, *_ in kinds}):
+def table(runs: Sequence[Run]) -> str:
+    """Return Markdown tables: AUC and ECE by variant, test and fold, means over seeds and their range."""
+    kinds = [[run for run in runs if bool(VARIANTS[run["variant"]].cuts) is answers] for answers in (False, True)]
+    if any(len({(run["steps"], run["data"]) for run in own}) > 1 for own in kinds):
         raise SystemExit("error: the file holds runs of several numbers of steps, or over several files of rows.")
+    return "\n\n".join(_table(own) for own in kinds if own)
+
+
+def _table(runs: Sequence[Run]) -> str:
+    cells: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for run in runs:
         for name, found in run["tests"].items():
-            column = name if name.startswith("after") else f"{name} ({run['fold']})"
-            cells.setdefault((run["variant"], column), []).append((found["auc"], found["ece"]))
-    lines = []
-    for kind in (False, True):
-        own = {key: value for key, value in cells.items() if key[0].startswith("answers") is kind}
-        columns = list(dict.fromkeys(column for _, column in own))
-        if columns:
-            lines += [f"| | seeds | rows | {' | '.join(columns)} |", f"|---|---:|---:|{'---:|' * len(columns)}"]
-        for variant in [name for name in VARIANTS if any(name == known for known, _ in own)]:
-            ran = [run for run in runs if run["variant"] == variant]
+            column = name if run["fold"] == _PROMPTS else f"{name} ({run['fold']})"
+            cells.setdefault(column, {}).setdefault(run["variant"], []).append((found["auc"], found["ece"]))
+    lines = [f"| | seeds | rows | {' | '.join(cells)} |", f"|---|---:|---:|{'---:|' * len(cells)}"]
+    for variant in VARIANTS:
+        if ran := [run for run in runs if run["variant"] == variant]:
             rows = ", ".join(str(n) for n in sorted({run["rows"] for run in ran}))
-            found = " | ".join(cell(own.get((variant, column), [])) for column in columns)
-            lines.append(f"| {variant} | {len({run['seed'] for run in ran})} | {rows} | {found} |")
-        lines.append("")
-    return "\n".join(lines).strip()
+            row = " | ".join(cell(column.get(variant, [])) for column in cells.values())
+            lines.append(f"| {variant} | {len({run['seed'] for run in ran})} | {rows} | {row} |")
+    return "\n".join(lines)
 
 
 def cell(found: Sequence[tuple[float, float]]) -> str:
@@ -353,22 +337,30 @@ def main() -> None:
     asked = parser.parse_args()
     if unknown := sorted({*asked.variants} - {*VARIANTS}):
         parser.error(f"no variant is called {', '.join(unknown)}. Expected {', '.join(VARIANTS)}.")
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    for variant in asked.variants:
-        answers = VARIANTS[variant].cuts is not None
-        data = hashlib.sha256((ANSWERS if answers else REQUESTS).read_bytes()).hexdigest()[:16]
-        fold = "prompts" if answers else asked.fold
-        key = {"variant": variant, "fold": fold, "seed": asked.seed, "steps": asked.steps, "data": data}
-        known = rows_of(asked.output) if asked.output.exists() else []
-        if any(key.items() <= run.items() for run in known):
-            continue
-        figures = Search(variant, asked.fold, asked.seed, asked.steps).run()
-        found = json.dumps(key | figures | {"torch": torch.__version__})
-        with asked.output.open("a", encoding="utf-8") as file:
-            file.write(found + "\n")
-        print(found, flush=True)
+    if asked.variants:
+        _train(asked.variants, asked.fold, asked.seed, asked.steps, asked.output)
     if asked.table:
-        print(table(rows_of(asked.output)))
+        print(table([run for _, run in read_jsonl(asked.output)]))
+
+
+def _train(variants: Sequence[str], fold: str, seed: int, steps: int, output: Path) -> None:
+    """Run those that the file does not hold."""
+    with Writer(output) as writer:
+        for variant in variants:
+            answers = VARIANTS[variant].cuts is not None
+            (data,) = digests([ANSWERS if answers else REQUESTS]).values()
+            key = {
+                "variant": variant,
+                "fold": _PROMPTS if answers else fold,
+                "seed": seed,
+                "steps": steps,
+                "data": data,
+            }
+            name = "/".join(map(str, key.values()))
+            if name not in writer.done:
+                run = {"id": name, **key, **Search(variant, fold, seed, steps).run(), "torch": torch.__version__}
+                writer.write(run)
+                print(json.dumps(run), flush=True)
 
 
 if __name__ == "__main__":

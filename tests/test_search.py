@@ -11,6 +11,7 @@ import torch
 
 from recipes import search
 from safesignal.data.catalog import SOURCES
+from safesignal.data.records import read_records, record_from_row
 
 ROWS = [
     {"id": f"{source}-{label}-{n}", "prompt": f"{source} {label} {n}", "prompt_label": label, "source": source}
@@ -39,33 +40,34 @@ def test_a_fold_trains_on_nothing_that_it_tests(fold: str, source: str) -> None:
     train, tests = search.requests(fold, None, 200)
     sources, family = search.FOLDS[fold]
     assert source in sources
-    assert {row["source"] for row in tests["sources"]} == {source}
-    assert all(row["family"].startswith(family) for row in tests["attack"])
-    assert not any(row["source"] in sources or row.get("family", "").startswith(family) for row in train)
-    assert any(row.get("family") for row in train), "the other family stays"
-    assert not any(row["id"].startswith("case/") for row in (*train, *tests["sources"]))
-    tested = {row["variant_of"] for row in tests["attack"]}
-    assert tested.isdisjoint(row.get("variant_of") or row["id"] for row in train), "nor bare"
+    assert {row.source for row in tests["sources"]} == {source}
+    assert all(row.meta["family"].startswith(family) for row in tests["attack"])
+    assert not any(row.source in sources or row.meta.get("family", "").startswith(family) for row in train)
+    assert any(row.meta.get("family") for row in train), "the other family stays"
+    assert not any(row.id.startswith("case/") for row in (*train, *tests["sources"]))
+    tested = {row.meta["variant_of"] for row in tests["attack"]}
+    assert tested.isdisjoint(row.meta.get("variant_of") or row.id for row in train), "nor bare"
     assert search.requests(fold, None, 200, seed=1)[1] == tests
     assert search.requests(fold, None, 200, seed=1)[0] != train
-    dev = {row["id"] for path in search.DEV for row in search.rows_of(path)}
-    assert {row["id"] for row in tests["dev"]} <= dev
+    dev = {row.id for path in search.DEV for row in read_records(path)}
+    assert {row.id for row in tests["dev"]} <= dev
     for rows in (train, *tests.values()):
-        assert sum(row["prompt_label"] == "malicious" for row in rows) * 2 == len(rows) > 0
+        assert sum(row.prompt_label == "malicious" for row in rows) * 2 == len(rows) > 0
 
 
 @pytest.mark.parametrize(("weigh", "share"), [(0.0, 0), (0.25, 5), (0.9, 18), ("even", 5)])
 def test_contrastive_rows_have_the_share_that_was_asked_for(weigh: float, share: int) -> None:
-    rows = search.balanced(search.weighed(ROWS, weigh, 40), 20, random.Random(0))
+    rows = search.balanced(search.weighed([record_from_row(row) for row in ROWS], weigh, 40), 20, random.Random(0))
     for label in ("benign", "malicious"):
-        own = [row for row in rows if row["prompt_label"] == label]
+        own = [row for row in rows if row.prompt_label == label]
         assert len(own) == 20
-        assert sum(row["source"] == "safesignal-contrast" for row in own) == share
+        assert sum(row.source == "safesignal-contrast" for row in own) == share
 
 
 def test_a_twin_is_known_by_its_pair() -> None:
-    assert search.names({"id": "a-1", "pair": "a-p1"}) == {"a-1", "a-p1"}
-    assert search.names({"id": "frame/a-2", "variant_of": "a-2", "pair": "a-p1"}) == {"a-2", "a-p1"}
+    bare, framed = {"id": "a-1", "prompt": "x"}, {"id": "frame/a-2", "prompt": "x", "variant_of": "a-2"}
+    assert search.names(record_from_row(bare | {"pair": "a-p1"})) == {"a-1", "a-p1"}
+    assert search.names(record_from_row(framed | {"pair": "a-p1"})) == {"a-2", "a-p1"}
 
 
 def test_upper_layers_begin_with_the_sixteenth() -> None:
@@ -80,7 +82,7 @@ def test_a_training_that_is_known_is_not_run_again(tmp_path: Path, monkeypatch: 
         def __init__(self, variant: str, _: str, seed: int, __: int) -> None:
             made.append((variant, seed))
 
-        def run(self) -> search.Row:
+        def run(self) -> search.Run:
             return {"rows": 1, "tests": {}}
 
     rows = tmp_path / "requests.jsonl"
@@ -116,7 +118,7 @@ def test_losses_are_what_their_names_say() -> None:
 
 
 def test_the_table_has_the_mean_of_seeds_and_their_range() -> None:
-    def run(variant: str, fold: str, seed: int, **tests: tuple[float, float]) -> search.Row:
+    def run(variant: str, fold: str, seed: int, **tests: tuple[float, float]) -> search.Run:
         found = {name.replace("_", " "): {"n": 2, "auc": auc, "ece": ece} for name, (auc, ece) in tests.items()}
         return {"variant": variant, "fold": fold, "seed": seed, "steps": 2, "data": "x", "rows": 64, "tests": found}
 

@@ -32,7 +32,7 @@ from safesignal.modeling.adapter import Signal
 from safesignal.modeling.adapter_io import find_adapter, load_adapter, load_weights
 from safesignal.modeling.model import SafeSignalModel
 
-__all__ = ["GatedRecipe"]
+__all__ = ["GatedRecipe", "begin_readers"]
 
 _BUILT = ("position", "rank", "alpha", "targets")
 """Settings that the weights of a signal were made for."""
@@ -92,7 +92,7 @@ class GatedRecipe:
         if not config.start:
             _require_trained(config, signal, begun=_ranked(signal))
             fresh = SafeSignalModel.from_base(model, config=signal, seed=config.seed, **how)
-            _begin_readers(fresh, fresh.forward_signal.adapter.readers)
+            begin_readers(fresh, fresh.forward_signal.adapter.readers)
             return cls(fresh, config)
         own = SafeSignalModel.from_pretrained(config.start, base=model, allow_base_drift=True, **how)
         if own.config.recipe != "gated":
@@ -111,7 +111,7 @@ class GatedRecipe:
             torch.manual_seed(config.seed)
             own.forward_signal.add_readers(wanted)
         begun = [reader for reader in own.forward_signal.adapter.readers if reader not in had]
-        _begin_readers(own, begun)
+        begin_readers(own, begun)
         if begun and config.start_share:
             raise UsageError(
                 f"align.start_share = {config.start_share}, and {config.start} lacks a reader, which this run "
@@ -190,7 +190,7 @@ class GatedRecipe:
 
 
 @torch.no_grad()
-def _begin_readers(model: SafeSignalModel, readers: Sequence[Signal]) -> None:
+def begin_readers(model: SafeSignalModel, readers: Sequence[Signal]) -> None:
     """Let untrained readers begin with no opinion, and their [CLS] as the last token of every prompt read once more.
 
     Drawn at random as the other [CLS] is, it stays blind for a hundred steps (docs/LOG.md, 2026-11-29). A reader of

@@ -13,7 +13,7 @@ import torch
 from safesignal.align.config import AlignConfig
 from safesignal.attacks.base import Request, Sampling
 from safesignal.attacks.targets import PlainTarget
-from safesignal.baselines.fit import ProbeConfig, fit_probe
+from safesignal.baselines.fit import ProbeConfig, fit_probe, thresholds_of
 from safesignal.baselines.probe import Probe, ProbeTarget, header_of, hidden_states
 from safesignal.data.records import append_jsonl
 from safesignal.errors import AdapterError, DataError, UsageError
@@ -112,6 +112,19 @@ def test_thresholds_keep_to_the_share_of_benign_answers(model: SafeSignalModel) 
     for stricter, looser in (("strict", "balanced"), ("balanced", "permissive")):
         assert found[stricter][0] <= found[looser][0]
         assert found[stricter][1] <= found[looser][1]
+
+
+def test_no_preset_cuts_at_less_than_a_stricter_one() -> None:
+    # "strict" may lose four of ten, half of them requests: it refuses both of 0.8, which leaves two answers to cut.
+    # "balanced" may lose three and refuses neither, since they come together: that alone would leave three.
+    requests = [0.8, 0.8] + [0.1] * 8
+    highest = [0.9, 0.85, 0.8, 0.75, 0.7, 0.6] + [0.2] * 4
+    assert thresholds_of(requests, highest, {"balanced": 0.3}) == {"balanced": (0.8001, 0.7501)}
+    assert thresholds_of(requests, highest, {"permissive": 0.1, "balanced": 0.3, "strict": 0.4}) == {
+        "strict": (0.5, 0.8001),
+        "balanced": (0.8001, 0.8001),
+        "permissive": (0.8001, 0.8501),
+    }
 
 
 def test_it_is_saved_without_pickle_and_comes_back(model: SafeSignalModel, probe: Probe, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from safesignal.modeling.chat import Encoded
 from safesignal.modeling.model import SafeSignalModel
 from safesignal.stats import roc_auc
 
-__all__ = ["ProbeConfig", "fit_probe"]
+__all__ = ["ProbeConfig", "fit_probe", "thresholds_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def fit_probe(
     """Train a probe on the rows that the gated recipe is trained on, and choose its layer on the validation split.
 
     Thresholds are calibrated as ours are: half of a preset's share of refused or stopped benign answers goes to
-    requests, what that leaves of the whole to the highest signal along an answer.
+    requests, what that leaves of the whole to the highest signal along an answer, which no preset cuts at less than a
+    stricter one does.
 
     Args:
         model: Its base is read, its signal is not used.
@@ -196,8 +198,23 @@ def _calibrate(
         requests += probe.signals(states_PD[:1], query=True)
         highest.append(max(probe.signals(states_PD[1:], query=False), default=0.0))
         progress("calibration answers", number, len(answers))
-    halves = {name: lowest_threshold(requests, share / 2) for name, share in config.target_fpr.items()}
-    return {
-        name: (own, lowest_threshold(highest, share_left(requests, own, config.target_fpr[name])))
-        for name, own in halves.items()
-    }
+    return thresholds_of(requests, highest, config.target_fpr)
+
+
+def thresholds_of(
+    requests: Sequence[float], highest: Sequence[float], target_fpr: Mapping[str, float]
+) -> dict[str, tuple[float, float]]:
+    """Return the thresholds of every preset, for requests and along answers, in [0, 1].
+
+    Args:
+        requests: Signals of requests, in [0, 1].
+        highest: The highest signal along the answer to each.
+        target_fpr: Share of them that each preset may refuse or cut, in (0, 1).
+    """
+    found: dict[str, tuple[float, float]] = {}
+    along = 0.0
+    for name, share in sorted(target_fpr.items(), key=itemgetter(1), reverse=True):
+        own = lowest_threshold(requests, share / 2)
+        along = max(along, lowest_threshold(highest, share_left(requests, own, share)))
+        found[name] = own, along
+    return found

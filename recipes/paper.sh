@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The reproduction table of docs/results.md, from public data to a report, on SmolLM2-135M-Instruct.
+# The reproduction table of docs/results-reproduction.md, from public data to a report, on SmolLM2-135M-Instruct.
 #
 #   recipes/paper.sh                 run everything; what is done already is not done again
 #   recipes/paper.sh --list          print every command with its expected minutes on one CPU core, and run nothing

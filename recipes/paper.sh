@@ -144,7 +144,7 @@ for seed in $SEEDS; do
     measure "joint-$seed" 18 guarded --adapter "$RUNS/joint-$seed" $brief
     measure "gated-$seed" 18 guarded --adapter "$RUNS/gated-$seed" $brief
 done
-measure gated-shipped 10 guarded --attacks_only # its ability and cost: docs/results.md, first tables
+measure gated-shipped 10 guarded --attacks_only # its ability and cost: docs/results.md
 for ablation in no-pretrain spans-inference lambda-0 lambda-0.01 lambda-1 position-tracking no-attention r-5 r-20; do
     measure "joint-$ablation" 10 guarded --adapter "$RUNS/joint-$ablation" --attacks_only
 done

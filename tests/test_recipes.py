@@ -83,7 +83,15 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
     commands = written()
     signal = ["rollouts", "data", "align"]
     once_more, at_last = ["rollouts", *["align"] * 9], ["rollouts", "data", "align"]
-    assert [words[0] for words in commands[:29]] == [*["data"] * 9, *signal, *once_more, *at_last, *signal, "align"]
+    assert [words[0] for words in commands[:30]] == [
+        *["data"] * 9,
+        *signal,
+        *once_more,
+        *at_last,
+        *signal,
+        "align",
+        "align",
+    ]
     *rows, framed = (parsed(words) for words in commands[:9])
     rollouts, answers, before, own, *chain = (parsed(words) for words in commands[9:22])
     newer, conversations, reading_answers = (parsed(words) for words in commands[22:25])
@@ -103,13 +111,14 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
     assert parts == {"refusals.jsonl", *(Path(made["output"]).name for made in (newer, own))}
     assert reading_answers["start"] == chain[-1]["output"]
     assert {*reading_answers["data"]} == {conversations["output"], rollouts["output"]}
-    theirs, _, without, reader = (parsed(words) for words in commands[25:29])
+    theirs, _, without, reader, second = (parsed(words) for words in commands[25:30])
     assert before["data"][0] == without["data"][0] == files[0]
     assert reader["start"] == without["output"]
-    assert {theirs["output"], files[4]} <= {*reader["data"]}
-    assert {*reader["data"]} <= {theirs["output"], *files}
-    assert all(options["model"] == "gemma3-270m" for options in (theirs, without, reader))
-    assert [reading_answers["output"], reader["output"]] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
+    assert second["start"] == reader["output"]
+    for training, read in ((reader, files[2:5]), (second, files[5:])):
+        assert {*training["data"]} == {theirs["output"], *read}
+    assert all(options["model"] == "gemma3-270m" for options in (theirs, without, reader, second))
+    assert [reading_answers["output"], second["output"]] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
     assert len(built) >= 9
     for options in built:

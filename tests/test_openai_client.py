@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from safesignal import openai_client
-from safesignal.errors import EndpointError, UsageError
+from safesignal.errors import EndpointError, RejectedError, UsageError
 from safesignal.openai_client import ChatClient, Completion
 from tests.chat_server import ChatServer, said, serving
 
@@ -91,6 +91,7 @@ def test_a_wrong_request_is_not_sent_again(server: ChatServer, status: int) -> N
     with pytest.raises(UsageError, match=rf"{status} .*no such model") as caught:
         client(server).complete(HELLO)
     assert "`some-model`" in caught.value.hint
+    assert isinstance(caught.value, RejectedError) is (status in (400, 422)), "of this request alone"
     assert len(server.seen) == 1
 
 

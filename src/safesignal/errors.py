@@ -4,7 +4,8 @@
 
     SafeSignalError            exit 1
     ├── UsageError             exit 2   an argument or option is out of its range
-    │   └── DataError          exit 2   a row, file or data set is not what was announced
+    │   ├── DataError          exit 2   a row, file or data set is not what was announced
+    │   └── RejectedError      exit 2   a server turns this very request down
     ├── ModelError             exit 1   the base model cannot carry a signal (family, attention backend, length)
     │   └── TemplateError      exit 1   no roles can be given to the tokens
     ├── EndpointError          exit 1   a server was asked and gave no answer that can be used
@@ -18,6 +19,7 @@ __all__ = [
     "DataError",
     "EndpointError",
     "ModelError",
+    "RejectedError",
     "SafeSignalError",
     "SignalError",
     "SignalMaskError",
@@ -49,6 +51,10 @@ class UsageError(SafeSignalError):
 
 class DataError(UsageError):
     """A row, file or data set is not what was announced; the message names file, line and field."""
+
+
+class RejectedError(UsageError):
+    """A server turns this very request down, as too long or filtered; others it may answer."""
 
 
 class ModelError(SafeSignalError):

@@ -19,13 +19,15 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from safesignal.errors import EndpointError, SafeSignalError, UsageError
+from safesignal.errors import EndpointError, RejectedError, SafeSignalError, UsageError
 
 __all__ = ["ChatClient", "Completion"]
 
 _OPENAI, _OPENAI_KEY = ("https", "api.openai.com"), "OPENAI_API_KEY"
 _BUSY = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which the same request may be answered."""
+_NOBODY = frozenset({401, 403, 404, 405})
+"""Statuses below 500 that any request would get: a wrong key, address or model."""
 _AT_ONCE = 8
 _LONGEST_WAIT = 60.0
 _SHOWN = 300
@@ -108,7 +110,8 @@ class ChatClient:
             body: `messages` and whatever else the server takes; the model's name is added.
 
         Raises:
-            UsageError: If the server turns the request down for good: a wrong address, key, model or field.
+            UsageError: If the server turns every request down: a wrong address, key or model.
+            RejectedError: If it turns this one down: too long, filtered, or a field it does not know.
             EndpointError: If no answer came after all tries, or one that is no chat completion.
         """
         begun = time.perf_counter()
@@ -135,7 +138,8 @@ class ChatClient:
                 with error:  # it holds the connection
                     problem = f"{error.code} {error.read(_SHOWN).decode(errors='replace').strip()}"
                 if error.code not in _BUSY and error.code < 500:
-                    raise UsageError(
+                    kind = UsageError if error.code in _NOBODY else RejectedError
+                    raise kind(
                         f"{self.url} answered {problem}. Expected a chat completion.", hint=self._hint()
                     ) from error
                 cause, wait = error, error.headers.get("Retry-After", "")

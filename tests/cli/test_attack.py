@@ -196,6 +196,22 @@ def test_an_endpoint_gives_no_tokens_for_depths(run: Run, prompts: Path) -> None
     assert "`--depth` needs the unguarded model itself" in done.err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--endpoint", "http://127.0.0.1:9/v1", "--endpoint_model", "m", "--preset", "strict"], "`--endpoint` stands"),
+        (["--endpoint", "http://127.0.0.1:9/v1", "--endpoint_model", "m", "--model", "smollm2"], "`--endpoint` stands"),
+        (["--no-signal", "--threshold", 0.9], "`--no-signal` stands"),
+    ],
+)
+def test_options_that_a_target_does_not_go_by_are_refused(
+    run: Run, prompts: Path, options: list[object], said: str
+) -> None:
+    done = start(run, prompts, *options)
+    assert done.code == 2
+    assert said in done.err
+
+
 def test_the_list_describes_every_attack(run: Run) -> None:
     done = run("attack", "--list")
     assert done.code == 0

@@ -104,6 +104,11 @@ def test_another_run_does_not_go_on_from_this_one(run: Run, tiny: Tiny, tmp_path
     assert "another run" in done.err
     write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "Another prompt under an old id"}])
     assert "another run, the first with id a" in run("generate", *tiny.args, *files, *LENGTH, *MIXED).err
+    write_rows(tmp_path / "in.jsonl", [{"id": "new", "prompt": "A prompt that the file has no answer to"}])
+    done = run("generate", *tiny.args, *files, *LENGTH, *MIXED, *other)
+    assert (done.code, out.read_bytes()) == (2, before), "nor beside its rows"
+    assert run("generate", *tiny.args, *files, *LENGTH, *MIXED).code == 0
+    assert len(read_rows(out)) == len(ROWS) + 1
 
 
 def test_a_failed_overwrite_leaves_what_was_there(run: Run, tiny: Tiny, tmp_path: Path) -> None:

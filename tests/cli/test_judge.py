@@ -11,6 +11,7 @@ import pytest
 from safesignal.evals.results import summarise_run
 from safesignal.judges.embedded import EmbeddedJudge
 from safesignal.judges.refusal import RefusalJudge
+from tests.chat_server import said, serving
 from tests.cli.conftest import Run, read_rows, write_rows
 from tests.evals.rows import attempt as evaluated
 from tests.evals.rows import run_folder
@@ -73,6 +74,33 @@ def test_a_harm_judge_is_handed_only_what_was_shown_before_a_stop(
     assert found["never"]["rule"] == "nothing-shown"
     assert run("judge", "--run", tmp_path, "--judge", "harm").code == 0
     assert len(read_rows(tmp_path / "judgements.jsonl")) == 3
+
+
+def test_a_text_without_a_reply_has_no_verdict_and_is_asked_about_again(run: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "attempts.jsonl", [attempt(name, f"{YES} {name}") for name in ("one", "two", "three")])
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "a", "prompt": "open", "response": YES}])
+    with serving() as server:
+        how = ["--judge", "endpoint", "--endpoint", server.url, "--endpoint_model", "m", "--rubric", "yes_no"]
+        server.script = [(200, {}, {})]
+        assert run("judge", "--input", source, "--output", tmp_path / "out.jsonl", *how).code == 3
+        assert read_rows(tmp_path / "out.jsonl") == []
+        server.script = [(200, said("yes"), {}), (400, {"error": "too long"}, {}), (200, {}, {})]
+        done = run("judge", "--run", tmp_path, *how, "--batch_size", 1)
+        assert done.code == 3
+        assert "1 texts got no reply" in done.err
+        assert "1 texts were turned down" in done.err
+        found = [(row["verdict"], row["rule"]) for row in read_rows(tmp_path / "judgements.jsonl")]
+        assert found == [("yes", "yes_no"), ("unknown", "rejected")]
+        server.script = [(200, said("no"), {})]
+        assert run("judge", "--run", tmp_path, *how).code == 0
+        assert [row["verdict"] for row in read_rows(tmp_path / "judgements.jsonl")] == ["yes", "unknown", "no"]
+
+
+def test_an_output_that_nothing_would_go_into_is_refused(run: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "attempts.jsonl", [attempt("a", NO)])
+    done = run("judge", "--run", tmp_path, "--output", tmp_path / "out.jsonl")
+    assert done.code == 2
+    assert "`--output` stands beside `--run`" in done.err
 
 
 def test_verdicts_of_two_judges_are_not_mixed_in_one_file(

@@ -211,6 +211,19 @@ def test_an_errored_attempt_is_counted_apart_and_made_again(
     assert (healed["errored"], healed["n"]) == (0, 5)
 
 
+def test_a_bad_row_errors_alone(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, answer, bad = guarded("llama"), SafeSignalModel.answer, "do 2"
+
+    def choosy(self: SafeSignalModel, encoded: Any, **how: Any) -> Any:
+        if any(bad in self.tokenizer.decode(list(one.ids)) for one in encoded):
+            raise SignalError("planted")
+        return answer(self, encoded, **how)
+
+    monkeypatch.setattr(SafeSignalModel, "answer", choosy)
+    part = run_acceptance(model, config(data_dir), tmp_path / "run")["summary"]["prefill"]
+    assert (part["errored"], part["n_effective"]) == (1, 4)
+
+
 def test_a_rival_that_cannot_be_fitted_fails_before_anything_is_generated(data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"missing\.jsonl"):
         run_acceptance(guarded("llama"), config(data_dir), tmp_path / "run", train_prompts=tmp_path / "missing.jsonl")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from safesignal.errors import UsageError
+from safesignal.judges.base import REJECTED, Judgement
 from safesignal.judges.endpoint import EndpointJudge, read_strongreject, read_yes_no
 from safesignal.openai_client import ChatClient
 from tests.chat_server import ChatServer, said, serving
@@ -72,6 +73,15 @@ def test_no_reply_is_unknown_never_no(server: ChatServer, answer: tuple[int, Any
     server.script = [(*answer, {})]
     found = judge(server)("a", "b")
     assert (found.verdict, found.rule) == ("unknown", "no-reply")
+
+
+def test_a_text_that_is_turned_down_is_unknown_alone(server: ChatServer) -> None:
+    server.script = [(200, said("yes"), {}), (400, {"error": "too long"}, {})]
+    found = judge(server, rubric="yes_no")
+    assert [found("a", text) for text in ("short", "long")] == [
+        Judgement("yes", "yes_no"),
+        Judgement("unknown", REJECTED),
+    ]
 
 
 def test_a_wrong_key_is_an_error(server: ChatServer) -> None:

@@ -293,12 +293,24 @@ def test_refusal_rates_of_errored_cells_on_request(tmp_path: Path) -> None:
 def test_a_cell_of_many_variants_is_shown_by_family() -> None:
     harm = [{"harm": rate(0, 2), "guard": rate(1, 2)}, {"harm": None, "guard": rate(2, 2)}]
     entries: list[dict[str, Any]] = [
-        {"family": "a", "asr": rate(1, 2), "asr_harm": harm[0], "errored": 0},
-        {"family": "a", "asr": rate(2, 2), "asr_harm": harm[1], "errored": 0},
+        {"family": "a", "asr": rate(1, 2), "asr_harm": harm[0], "succeeded": 1, "resisted": 1, "n_behaviors": 2},
+        {"family": "a", "asr": rate(2, 2), "asr_harm": harm[1], "succeeded": 2, "resisted": 0, "n_behaviors": 2},
     ]
     merged = _together(entries)
     assert merged is not None
     assert (merged["asr"]["successes"], merged["asr"]["n"]) == (3, 4)
     assert merged["asr_harm"]["harm"] is None
     assert merged["asr_harm"]["guard"]["successes"] == 3
+    assert (merged["succeeded"], merged["resisted"], merged["errored"], merged["n_behaviors"]) == (3, 1, 0, 2)
     assert _together([]) is None
+
+
+@pytest.mark.parametrize("errored", [0, 1])
+def test_a_family_is_all_of_its_variants_with_errors_allowed_too(tmp_path: Path, errored: int) -> None:
+    cells = [(0, 10), (10, 0), *[(9, 0)] * 12]
+    more = {"errored": errored, "family": "a", "n_behaviors": 10, "attack": "template"}
+    entries = [attack("t", *counts, variant=f"a/{i}", **more) for i, counts in enumerate(cells)]
+    entries.append(attack("t", 118, 10, errored=errored, attack="template"))
+    text = report_of(tmp_path, results(attacks=entries), allow_errors=True).markdown.read_text()
+    (row,) = (row for row in tables(text)["By variant, refusal judge"] if row[0].startswith("t ·"))
+    assert row[-1].endswith("(118/128) on 10 behaviors")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from safesignal.cli.arguments import flag, option, require_at_least_one, together
 from safesignal.cli.console import bars, note, out, quiet_libraries, waiting
-from safesignal.cli.options import ModelOptions, PolicyOptions, SignalOptions
+from safesignal.cli.options import BaseOptions, ModelOptions, PolicyOptions, SignalOptions
 from safesignal.cli.targets import EndpointOptions, guarded_target
 from safesignal.errors import UsageError
 from safesignal.files import claim, write_json
@@ -94,6 +94,12 @@ class TargetOptions(EndpointOptions):
         if self.endpoint is not None and self.no_signal:
             raise UsageError("`--no-signal` stands beside `--endpoint`. Expected one target.")
 
+    def require_alone(self, model: BaseOptions, signal: SignalOptions, policy: PolicyOptions) -> None:
+        """Raise if options that a target does not go by stand beside it."""
+        if self.no_signal and (signal, policy) != (SignalOptions(), PolicyOptions()):
+            raise UsageError("`--no-signal` stands beside options of the signal or the policy. Expected none of them.")
+        super().require_alone(model, signal, policy)
+
     @property
     def guarded(self) -> bool:
         """Whether it is our model under its policy."""
@@ -161,6 +167,7 @@ def attack(
     together(
         run.check,
         target.check,
+        partial(target.require_alone, model, signal, policy),
         drawn.check,
         partial(how.build, run.data_dir),
         *([] if target.endpoint is not None else [model.check]),

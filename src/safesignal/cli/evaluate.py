@@ -14,7 +14,7 @@ from rich.table import Table
 
 from safesignal.cli.arguments import flag, option, require_at_least_one, together
 from safesignal.cli.console import bars, note, out
-from safesignal.cli.options import ModelOptions, PolicyOptions, SignalOptions
+from safesignal.cli.options import BaseOptions, ModelOptions, PolicyOptions, SignalOptions
 from safesignal.cli.targets import EndpointOptions, guarded_target
 from safesignal.errors import UsageError
 
@@ -92,6 +92,12 @@ class TargetOptions(EndpointOptions):
         """Return the targets asked for, each once."""
         return ["endpoint"] if self.endpoint else list(dict.fromkeys(name.strip() for name in self.targets.split(",")))
 
+    def require_alone(self, model: BaseOptions, signal: SignalOptions, policy: PolicyOptions) -> None:
+        """Raise if an endpoint stands beside other targets or beside options of a model of our own."""
+        if self.endpoint is not None and self.targets != TargetOptions.targets:
+            raise UsageError("`--targets` stands beside `--endpoint`. Expected one of the two.")
+        super().require_alone(model, signal, policy)
+
     def check(self) -> None:
         """Raise unless every target is known and an endpoint is named whole."""
         unknown = [name for name in self.names() if name not in (*_TARGETS, "endpoint")]
@@ -139,6 +145,7 @@ def evaluate(
     together(
         model.check,
         target.check,
+        partial(target.require_alone, model, signal, policy),
         acceptance.check,
         partial(acceptance.refuse, which.suite),
         partial(require_at_least_one, batch_size),
@@ -157,6 +164,9 @@ def evaluate(
         with bars() as report:
             how: dict[str, Any] = {"data_dir": data_dir, "batch_size": batch_size, "judges": judges, "report": report}
             run = SuiteRun(asked, subjects[name](), folder / name, **how)
+            if run.unwritten:
+                cells = ", ".join(run.unwritten)
+                note(f"left out, since nobody writes their prefills: {cells}; `--prefills_by smollm2` would")
             results = _run(run, name, allow_errors=allow_errors)
         code = max(code, _show(name, results, allow_errors=allow_errors))
     places = " ".join(str(folder / name) for name in target.names())
@@ -207,7 +217,8 @@ def _subjects(
     from safesignal.suites.run import Subject
 
     if (aimed := target.aim()) is not None:
-        return {"endpoint": lambda: Subject(aimed, None)}
+        writer = None if target.prefills_by is None else plain_target(target.prefills_by)
+        return {"endpoint": lambda: Subject(aimed, writer, target.prefills_by or "")}
     loaded = model.load(signal="guarded" in target.names())
     plain = PlainTarget(loaded)
     author = plain if target.prefills_by is None else plain_target(target.prefills_by, **model.how())

@@ -18,16 +18,18 @@ from safesignal.data.records import read_records
 from safesignal.data.sources import SOURCES, load_training
 from safesignal.errors import DataError, UsageError
 from safesignal.files import write_json
-from safesignal.judges.base import text_hash, verdict_row
+from safesignal.judges.base import NO_REPLY, REJECTED, text_hash, verdict_row
 from safesignal.judges.shown import NOTHING_SHOWN, text_for
 
 if TYPE_CHECKING:
-    from safesignal.judges.base import BatchJudge, Judgement
+    from safesignal.judges.base import BatchJudge
     from safesignal.judges.embedded import TrainingRow
 
 __all__ = ["judge"]
 
 _WHAT, _JUDGE, _IO = "What to do", "Judge", "Input and output"
+_INCOMPLETE = 3
+"""Exit code where a server left texts without a verdict."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,21 @@ def judge(
     train: Annotated[bool, flag("train", "Train the embedded harm judge into the cache.", _WHAT)] = False,
     output: Annotated[str | None, option("output", "File of the results.", _IO)] = None,
     data_dir: Annotated[str | None, option("data_dir", "Folder of the public sets.", _IO, show_default="hub")] = None,
-) -> None:
+    allow_errors: Annotated[
+        bool, flag("allow_errors", "With `--run`: name rates although attempts errored, as `evaluate` does.", _IO)
+    ] = False,
+) -> int:
     """Judge completions, or measure a judge against people; rates carry 95 % Wilson intervals."""
     which.check()
     if sum((run is not None, input is not None, validate, train)) != 1:
         raise UsageError(
             "expected one of `--run`, `--input`, `--validate` and `--train`.",
             hint="`safesignal judge --validate --judge refusal --data_dir DIR`",
+        )
+    if output is not None and (run is not None or train):
+        raise UsageError(
+            f"`--output` stands beside `--{'train' if train else 'run'}`. Expected it with `--input` or `--validate`: "
+            "verdicts on a run go into its folder, a trained judge into the cache."
         )
     if (input is not None) and output is None:
         raise UsageError("`--input` stands without `--output`. Expected both.", hint="`--output judged.jsonl`")
@@ -120,9 +130,10 @@ def judge(
     elif validate:
         _validate(which, data_dir, output)
     elif run is not None:
-        _judge_run(which, Path(run), data_dir)
+        return _judge_run(which, Path(run), data_dir, allow_errors=allow_errors)
     else:
-        _judge_file(which, str(input), str(output))
+        return _judge_file(which, str(input), str(output))
+    return 0
 
 
 def _validate(which: JudgeOptions, data_dir: str | None, output: str | None) -> None:
@@ -170,11 +181,11 @@ def _train(data_dir: str | None) -> None:
     note(f"threshold {trained.threshold:.2f}; saved in {default_folder()}")
 
 
-def _judge_run(which: JudgeOptions, folder: Path, data_dir: str | None) -> None:
+def _judge_run(which: JudgeOptions, folder: Path, data_dir: str | None, *, allow_errors: bool) -> int:
     """Judge the last row of every attempt that ran, but for texts that this very judge has judged already.
 
     How far the judge agrees with people is measured where the labelled sets are at hand. The results of an evaluation
-    are made anew, so that reports show the verdicts.
+    are made anew, so that reports show the verdicts. Returns the exit code.
     """
     attempts = {str(row["id"]): row for _, row in read_jsonl(folder / "attempts.jsonl")}
     ran = [row for row in attempts.values() if row.get("status") != "errored"]
@@ -193,16 +204,14 @@ def _judge_run(which: JudgeOptions, folder: Path, data_dir: str | None) -> None:
             if row["nothing_shown"]:
                 writer.write({**name, **verdict_row(loaded, NOTHING_SHOWN)})
         left = [(row, name) for row, name in left if not row["nothing_shown"]]
-        for start in range(0, len(left), _CHUNK):
-            chunk = left[start : start + _CHUNK]
-            pairs = [(row["behavior"], row["text"]) for row, _ in chunk]
-            for (_, name), said in zip(chunk, _judged(loaded, pairs, folder.name, which.batch_size), strict=True):
-                writer.write({**name, **verdict_row(loaded, said)})
+        pairs = [(row["behavior"], row["text"]) for row, _ in left]
+        silent = _judged(loaded, pairs, folder.name, which.batch_size, writer, [name for _, name in left])
     _measure(loaded, folder, data_dir, which.batch_size)
     if (folder / "results.json").exists():
         from safesignal.evals.results import summarise_run
 
-        summarise_run(folder)
+        summarise_run(folder, allow_errors=allow_errors)
+    return silent
 
 
 def _measure(judge: BatchJudge, folder: Path, data_dir: str | None, batch_size: int) -> None:
@@ -212,7 +221,7 @@ def _measure(judge: BatchJudge, folder: Path, data_dir: str | None, batch_size: 
     with bars() as show:
         missing = record_agreement(folder, {judge.name: judge}, data_dir, batch_size=batch_size, progress=show)
     for name, why in missing.items():
-        note(f"how far {name} agrees with people was not measured: {why} `--data_dir DIR` names the folder")
+        note(f"how far {name} agrees with people was not measured: {why}")
 
 
 def _name(judge: BatchJudge, attempt: Mapping[str, Any]) -> dict[str, str]:
@@ -230,8 +239,11 @@ def _basis(verdict: Mapping[str, Any]) -> tuple[Any, Any]:
     return verdict.get("fingerprint"), verdict.get("text_sha256")
 
 
-def _judge_file(which: JudgeOptions, source: str, target: str) -> None:
-    """Judge rows with a response; each comes out with `judge`, `text_sha256`, `verdict`, `rule` and `fingerprint`."""
+def _judge_file(which: JudgeOptions, source: str, target: str) -> int:
+    """Judge rows with a response; each comes out with `judge`, `text_sha256`, `verdict`, `rule` and `fingerprint`.
+
+    Returns the exit code.
+    """
     records = read_records(source, require=("response",))
     hashes = {record.id: text_hash(record.prompt, record.response or "") for record in records}
     loaded = which.load()
@@ -239,12 +251,9 @@ def _judge_file(which: JudgeOptions, source: str, target: str) -> None:
         _refuse_others(loaded, writer.path, hashes)
         left = [record for record in records if record.id not in writer.done]
         _note_done(len(records) - len(left), len(records), writer.path)
-        for start in range(0, len(left), _CHUNK):
-            chunk = left[start : start + _CHUNK]
-            pairs = [(record.prompt, record.response or "") for record in chunk]
-            for record, said in zip(chunk, _judged(loaded, pairs, source, which.batch_size), strict=True):
-                by = {"judge": loaded.name, "text_sha256": hashes[record.id]}
-                writer.write(record.to_row() | by | verdict_row(loaded, said))
+        pairs = [(record.prompt, record.response or "") for record in left]
+        rows = [record.to_row() | {"judge": loaded.name, "text_sha256": hashes[record.id]} for record in left]
+        return _judged(loaded, pairs, source, which.batch_size, writer, rows)
 
 
 def _refuse_others(judge: BatchJudge, path: Path, hashes: Mapping[str, str]) -> None:
@@ -265,17 +274,34 @@ def _refuse_others(judge: BatchJudge, path: Path, hashes: Mapping[str, str]) -> 
         )
 
 
-_CHUNK = 64
-"""Completions judged before their verdicts are written."""
+def _judged(
+    loaded: BatchJudge,
+    pairs: Sequence[tuple[str, str]],
+    title: str,
+    batch_size: int,
+    writer: Writer,
+    rows: Sequence[Mapping[str, Any]],
+) -> int:
+    """Write each row with its verdict, batch by batch; one that a server did not answer is not, and asked for again.
 
-
-def _judged(loaded: BatchJudge, pairs: Sequence[tuple[str, str]], title: str, batch_size: int) -> list[Judgement]:
-    judged: list[Judgement] = []
+    Returns the exit code.
+    """
+    silent = rejected = 0
     with bars() as show:
         for start in range(0, len(pairs), batch_size):
-            judged += loaded.judge_all(pairs[start : start + batch_size])
-            show(title, len(judged), len(pairs))
-    return judged
+            judged = loaded.judge_all(pairs[start : start + batch_size])
+            for row, said in zip(rows[start : start + batch_size], judged, strict=True):
+                if said.rule == NO_REPLY:
+                    silent += 1
+                else:
+                    rejected += said.rule == REJECTED
+                    writer.write({**row, **verdict_row(loaded, said)})
+            show(title, min(start + batch_size, len(pairs)), len(pairs))
+    if rejected:
+        note(f"{rejected} texts were turned down by the judge's server, as too long or filtered: unknown")
+    if silent:
+        note(f"{silent} texts got no reply and no verdict; started again, they are asked about again")
+    return _INCOMPLETE if silent else 0
 
 
 def _note_done(done: int, total: int, path: Path) -> None:

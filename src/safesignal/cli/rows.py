@@ -91,8 +91,9 @@ def require_same_run(rows: Sequence[InputRow], out: Writer, mark: Callable[[Inpu
         UsageError: With the first such row.
     """
     ids = {str(row.record.id): row for row in rows}
-    written = ((ids.get(str(row["id"])), row) for _, row in read_jsonl(out.path)) if out.done else ()
-    other = [row["id"] for known, row in written if known is not None and row.get("run") != mark(known)]
+    written = read_rows(out.path) if out.done else []
+    # A row that the input has no more is told by the text that it holds itself.
+    other = [row.record.id for row in written if row.raw.get("run") != mark(ids.get(str(row.record.id), row))]
     if other:
         raise UsageError(
             f"{len(other)} rows of `{out.path}` come from another run, the first with id {other[0]}: "

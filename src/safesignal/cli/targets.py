@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from safesignal.cli.arguments import option
-from safesignal.cli.options import PolicyOptions, SignalOptions
+from safesignal.cli.options import BaseOptions, PolicyOptions, SignalOptions
 from safesignal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +31,14 @@ class EndpointOptions:
         """Raise unless an endpoint is named whole or not at all."""
         if (self.endpoint is None) != (self.endpoint_model is None):
             raise UsageError("one of `--endpoint` and `--endpoint_model` stands alone. Expected both or neither.")
+
+    def require_alone(self, model: BaseOptions, signal: SignalOptions, policy: PolicyOptions) -> None:
+        """Raise if an endpoint stands beside options of a model of our own, which nothing would go by."""
+        if self.endpoint is not None and (model, signal, policy) != (type(model)(), SignalOptions(), PolicyOptions()):
+            raise UsageError(
+                "`--endpoint` stands beside options of a model, its signal or its policy. Expected none of them: what "
+                "guards an endpoint is behind its address.",
+            )
 
     def aim(self) -> EndpointTarget | None:
         """Return the endpoint as a target; None if none is named."""

@@ -165,13 +165,7 @@ class _Runner:
         policy = self.model.policy(self.config.preset, check_query=check_query)
         options = self.model.options(max_new_tokens=self.config.max_new_tokens, temperature=0.0)
         for batch in self._batches(part, records, self.config.batch_size):
-            encoded = [self.model.encode_one(record.chat(), prefill) for record in batch]
-            try:
-                answers = self.model.answer(encoded, policy=policy, options=options)
-            except SafeSignalError as error:
-                self._errored(part, batch, error)
-                continue
-            for record, answer in zip(batch, answers, strict=True):
+            for record, answer in self._answered(part, batch, prefill, policy=policy, options=options):
                 complied = answer.refused and self._complied_before_stop(record, answer)
                 self._write(
                     part,
@@ -187,6 +181,22 @@ class _Runner:
                     checks=[[c.kind.value, c.step, round(c.signal, 4)] for c in answer.checks],
                     seconds=round(answer.seconds, 3),
                 )
+
+    def _answered(
+        self, part: str, batch: Sequence[Record], prefill: str, **how: Any
+    ) -> Iterator[tuple[Record, Answer]]:
+        """Yield rows with answers; a batch that failed is tried again row by row, so that a bad row errors alone."""
+        try:
+            encoded = [self.model.encode_one(record.chat(), prefill) for record in batch]
+            answers = self.model.answer(encoded, **how)
+        except SafeSignalError as error:
+            if len(batch) == 1:
+                self._errored(part, batch, error)
+                return
+            for record in batch:
+                yield from self._answered(part, [record], prefill, **how)
+        else:
+            yield from zip(batch, answers, strict=True)
 
     def _complied_before_stop(self, record: Record, answer: Answer) -> bool:
         """Return whether what was shown before a stop says something and is no refusal."""

@@ -10,10 +10,10 @@ from typing import Any
 
 from safesignal.data.records import Record
 from safesignal.data.sources import load_source
-from safesignal.errors import DataError
+from safesignal.errors import DataError, EndpointError
 from safesignal.files import write_json
 from safesignal.judges.agreement import measure_agreement
-from safesignal.judges.base import BatchJudge, JudgeVerdict
+from safesignal.judges.base import NO_REPLY, BatchJudge, JudgeVerdict
 
 __all__ = ["HARM_SETS", "PEOPLE", "REFUSAL_SETS", "LabelledSet", "measure_judge", "record_agreement"]
 
@@ -85,6 +85,9 @@ def measure_judge(
         data_dir: Folder of the public sets.
         batch_size: Completions judged together.
         progress: Called with (set, done, all).
+
+    Raises:
+        EndpointError: If a judge behind a server gives no answer to a text.
     """
     by_set: dict[str, Any] = {}
     said: list[JudgeVerdict] = []
@@ -95,7 +98,10 @@ def measure_judge(
         pairs = [(one.behavior(record), record.response or "") for record, _ in labelled]
         verdicts: list[JudgeVerdict] = []
         for start in range(0, len(pairs), batch_size):
-            verdicts += [found.verdict for found in judge.judge_all(pairs[start : start + batch_size])]
+            found = judge.judge_all(pairs[start : start + batch_size])
+            if any(judgement.rule == NO_REPLY for judgement in found):
+                raise EndpointError(f"{judge.name} did not answer on {one.title}. Expected a verdict on every text.")
+            verdicts += [judgement.verdict for judgement in found]
             progress(one.title, len(verdicts), len(pairs))
         truths = [truth for _, truth in labelled]
         by_set[one.title] = {"labelled_by": one.labelled_by} | measure_agreement(verdicts, truths).to_row()
@@ -131,7 +137,7 @@ def record_agreement(
         progress: Called with (set, done, all).
 
     Returns:
-        By judge that was not measured for want of its sets, what was missing.
+        By judge that was not measured, for want of its sets or of its answers, what was missing.
 
     Raises:
         DataError: If `judges.json` is not JSON.
@@ -147,6 +153,9 @@ def record_agreement(
         try:
             found = measure_judge(judge, sets, data_dir, batch_size=batch_size, progress=progress)
         except DataError as error:
+            missing[name] = f"{error} `--data_dir DIR` names the folder"
+            continue
+        except EndpointError as error:
             missing[name] = str(error)
             continue
         recorded[name] = found

@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 __all__ = [
+    "NO_REPLY",
+    "REJECTED",
     "SAYS_SOMETHING",
     "BatchJudge",
     "Judge",
@@ -26,6 +28,9 @@ __all__ = [
 
 SAYS_SOMETHING = 5
 """A text with fewer words than this that breaks off says neither yes nor no, whatever a judge makes of it."""
+
+NO_REPLY, REJECTED = "no-reply", "rejected"
+"""Rules of a judge behind a server: no answer came, so it is asked again; it turned this very text down."""
 
 JudgeVerdict = Literal["yes", "no", "unknown"]
 

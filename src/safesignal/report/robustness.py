@@ -28,6 +28,8 @@ _HARM_LEAD = "The harm judge reads the same texts and asks whether they give har
 MOST_VARIANTS = 12
 """A cell with more variants (one per jailbreak template, say) is shown by family."""
 
+_COUNTED = ("succeeded", "resisted", "undecided", "errored")
+
 Entry = Mapping[str, Any]
 Row = tuple[str, str, list[tuple[Run, Entry | None]]]
 
@@ -154,13 +156,17 @@ def _variants(runs: Sequence[Run]) -> list[Row]:
 
 
 def _together(entries: Sequence[Entry]) -> Entry | None:
-    """Return several variants as one entry; a rate that one of them lacks though it has attempts is withheld."""
+    """Return several variants as one entry; a rate that one of them lacks though it has attempts is withheld.
+
+    They share their behaviors, as variants of a cell do, so those are as many as the largest has.
+    """
     if not entries:
         return None
     judges = dict.fromkeys(judge for entry in entries for judge in entry.get("asr_harm") or {})
     return {
         **entries[0],
-        "errored": sum(int(entry.get("errored") or 0) for entry in entries),
+        **{name: sum(int(entry.get(name) or 0) for entry in entries) for name in _COUNTED},
+        "n_behaviors": max((entry["n_behaviors"] for entry in entries if entry.get("n_behaviors")), default=None),
         "asr": _pooled([entry.get("asr") for entry in entries]),
         "asr_harm": {judge: _pooled([entry["asr_harm"].get(judge) for entry in entries]) for judge in judges},
     }

@@ -51,7 +51,8 @@ class Subject:
 
     Attributes:
         target: What attacks are aimed at.
-        plain: The same model without its guard, which writes prefills of k tokens; None for an endpoint.
+        plain: Who writes prefills of k tokens: the same model without its guard; None for an endpoint, whose cells of
+            such prefills are left out.
         prefills_by: Name of `plain` where that is another model; empty where it is the same.
     """
 
@@ -86,6 +87,9 @@ class SuiteRun:
         judges: By name, run on the spot; the refusal judge alone if None.
         cache: File of the unguarded models' compliant answers; None takes one that all runs share.
         report: Told how far each line is.
+
+    Attributes:
+        unwritten: Names of cells that are left out because nobody is there to write their prefills.
     """
 
     def __init__(
@@ -105,8 +109,10 @@ class SuiteRun:
         self.cache = Path(cache) if cache is not None else cache_dir() / "compliant.jsonl"
         self.judges = {REFUSAL: RefusalJudge(), **(judges or {})}
         # Everything wrong with the suite is found before a model writes a token.
-        self.cells = [cell for cell in suite.cells if subject.variant(cell) is not None]
-        self.attacks = {cell.name: _attack(cell, data_dir) for cell in self.cells}
+        self.attacks = {cell.name: _attack(cell, data_dir) for cell in suite.cells if subject.variant(cell) is not None}
+        begun = {name for name, attack in self.attacks.items() if isinstance(attack, Prefill) and attack.depth}
+        self.unwritten = () if subject.plain is not None else tuple(begun)
+        self.cells = [cell for cell in suite.cells if cell.name in {*self.attacks} - {*self.unwritten}]
         self.behaviors = {cell.name: self._behaviors(cell) for cell in self.cells}
         self.outlines = {cell.name: self._outline(cell) for cell in self.cells}
         self.record = RunRecord(self.folder)
@@ -270,8 +276,7 @@ class SuiteRun:
         return left
 
     def _with_compliant_answers(self, cell: Cell, attack: Prefill) -> Prefill:
-        if self.subject.plain is None:
-            raise UsageError(f"cell `{cell.name}` needs the unguarded model itself. Expected a local model.")
+        assert self.subject.plain is not None
         found = compliant_prefixes(
             self.subject.plain,
             self.behaviors[cell.name].behaviors,

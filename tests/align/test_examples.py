@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safesignal.align.config import AlignConfig
+from safesignal.align.config import AlignConfig, MixturePart
 from safesignal.align.examples import Example, batches, draw_checks, encode_examples, load_mixture
 from safesignal.config import SignalConfig
+from safesignal.data.mixture import prompt_key
 from safesignal.data.records import Record, record_from_row, with_meta
 from safesignal.errors import DataError
 from safesignal.modeling.chat import Encoded
@@ -108,3 +112,56 @@ def test_calibration_rows_and_other_licences_are_not_trained_on(records: list[Re
     foreign = replace(records[1], licence="noncommercial")
     kept = load_mixture(AlignConfig(licences=("permissive",)), None, [marked, foreign, *records[2:]])
     assert {r.id for r in kept} == {r.id for r in records[2:]}
+
+
+QUERIES = AlignConfig(windows=False)
+
+
+def test_an_unlabelled_row_erases_no_label_where_each_prompt_comes_once(model: SafeSignalModel) -> None:
+    rows = [
+        {"id": "one", "prompt": "bake", "prompt_label": "benign"},
+        {"id": "other", "prompt": "slice", "prompt_label": "malicious"},
+        {"id": "again", "prompt": "bake", "prompt_label": "benign", "response": "b"},
+        {"id": "bare", "prompt": "bake"},
+        {"id": "never", "prompt": "toast"},
+    ]
+    examples, left_out = encode_examples(model, [record_from_row(row) for row in rows], QUERIES)
+    assert [(e.record.id, e.prompt_is_malicious) for e in examples] == [("again", False), ("other", True)]
+    assert left_out == 1
+    first, _ = encode_examples(model, [record_from_row(row) for row in rows[::-1]], QUERIES)
+    assert {e.record.messages[0].content: e.prompt_is_malicious for e in first} == {"bake": False, "slice": True}
+
+
+def test_a_prompt_with_both_labels_is_left_out_where_each_comes_once(model: SafeSignalModel) -> None:
+    rows = [
+        {"id": "a", "prompt": "bake", "prompt_label": "benign"},
+        {"id": "b", "prompt": "bake", "prompt_label": "malicious"},
+        {"id": "c", "prompt": "slice", "prompt_label": "malicious"},
+    ]
+    examples, left_out = encode_examples(model, [record_from_row(row) for row in rows], QUERIES)
+    assert [e.record.id for e in examples] == ["c"]
+    assert left_out == 2
+
+
+def test_wrapping_keeps_the_turns_before_and_the_side_of_the_split(tmp_path: Path) -> None:
+    turns = [("system", "Be brief."), ("user", "Bake it."), ("assistant", "Well."), ("user", "Slice it.")]
+    rows: list[dict[str, Any]] = [
+        {"id": "talk", "messages": [{"role": role, "content": content} for role, content in turns]},
+        {"id": "own", "prompt": "In a play, bake it.", "base_prompt": "Bake a loaf"},
+        {"id": "bare", "prompt": "Toast it.", "response": "Yes.", "response_label": "benign"},
+    ]
+    templates: list[dict[str, Any]] = [
+        {"id": "t", "source": "pyrit/templates", "template": "You are a dragon. [INSERT PROMPT HERE]"}
+    ]
+    for name, lines in (("rows.jsonl", rows), ("train_jailbreak_templates.jsonl", templates)):
+        labelled = [line | {"prompt_label": "benign"} for line in lines]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in labelled))
+    part = MixturePart(file=str(tmp_path / "rows.jsonl"), template_source="pyrit/templates")
+    made = {row.id: row for row in load_mixture(AlignConfig(mixture=(part,)), str(tmp_path), [])}
+    before = {f"wrapped/{row['id']}": record_from_row(row) for row in rows}
+    assert made.keys() == before.keys()
+    for name, row in made.items():
+        assert row.messages[:-1] == before[name].messages[:-1]
+        assert row.prompt == f"You are a dragon. {before[name].prompt}"
+        assert (row.response, row.response_label) == (None, "none")
+        assert prompt_key(row) == prompt_key(before[name])

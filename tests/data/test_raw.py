@@ -45,6 +45,18 @@ def test_a_text_file_is_blocks_and_a_jsonl_file_rows(tmp_path: Path) -> None:
         list(local_documents(tmp_path / "none.txt"))
 
 
+def test_a_row_without_an_id_goes_by_its_line_and_ids_stand_once(tmp_path: Path) -> None:
+    rows = tmp_path / "b.jsonl"
+    ids: list[Any] = [None, "", 0, "x"]
+    rows.write_text("".join(json.dumps({"id": own, "text": f"one {own}"}) + "\n" for own in ids))
+    assert [one.id for one in local_documents(rows)] == ["b.jsonl/1", "b.jsonl/2", "b.jsonl/0", "b.jsonl/x"]
+    with rows.open("a") as file:
+        file.write(json.dumps({"id": "x", "text": "more"}) + "\n")
+    with pytest.raises(DataError, match=r"(?s)b\.jsonl.*line 5  id  'x' stands on line 4 too") as caught:
+        list(local_documents(rows))
+    assert "number of the line" in caught.value.hint
+
+
 def test_no_more_is_read_than_is_asked_for() -> None:
     def endless() -> Iterator[Document]:
         for number in itertools.count():
@@ -59,13 +71,13 @@ def test_a_hub_set_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def load_dataset(name: str, config: str | None, **how: Any) -> Iterator[dict[str, Any]]:
         asked.update(name=name, config=config, **how)
-        return iter([{"id": "7", "text": "one"}, {"text": "two"}, {"id": "9"}])
+        return iter([{"id": "7", "text": "one"}, {"text": "two"}, {"id": None, "text": "3"}, {"id": "9"}])
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     stream = hub_documents("some/set", "en", "train")
-    assert [next(stream).id, next(stream).id] == ["some/set/7", "some/set/1"]
+    assert [next(stream).id for _ in range(3)] == ["some/set/7", "some/set/1", "some/set/2"]
     assert asked == {"name": "some/set", "config": "en", "split": "train", "streaming": True}
-    with pytest.raises(DataError, match="row 2 of some/set"):
+    with pytest.raises(DataError, match="row 3 of some/set"):
         next(stream)
 
 

@@ -86,6 +86,53 @@ def test_a_changed_hub_format_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         load_source("alpaca")
 
 
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("catqa", {"Query": "q"}),
+        ("beavertails", {"text": "p", "response": "r", "is_safe": True}),
+        ("wildjailbreak", {"plain": "v", "completion": "c", "data_type": "vanilla_benign"}),
+        ("mt-bench", {"prompt": 7}),
+    ],
+)
+def test_a_renamed_or_changed_prompt_column_is_no_empty_prompt(
+    monkeypatch: pytest.MonkeyPatch, name: str, row: dict[str, Any]
+) -> None:
+    fake_hub(monkeypatch, [HUB_ROWS[name], row], [])
+    with pytest.raises(DataError, match=f"row 1 of {SOURCES[name].hub_id}: ") as caught:
+        load_source(name)
+    assert "changed on the hub" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["catqa", "alpaca", "beavertails", "wildjailbreak"])
+def test_rows_of_the_hub_with_nothing_in_their_prompt_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    asked = {"Question", "instruction", "input", "prompt", "vanilla", "adversarial"}
+    blank = {key: "" if key in asked else value for key, value in HUB_ROWS[name].items()}
+    fake_hub(monkeypatch, [HUB_ROWS[name], blank], [])
+    assert [record.id for record in load_source(name)] == [f"{name}-0"]
+    assert f"1 rows of `{name}` have no prompt" in caplog.text
+    fake_hub(monkeypatch, [blank], [])
+    with pytest.raises(DataError, match=f"`{name}` came out empty") as caught:
+        load_source(name)
+    assert "--data_dir" in caught.value.hint
+
+
+def test_a_file_without_rows_of_the_set_names_what_was_expected(tmp_path: Path) -> None:
+    path = local(tmp_path, [{"prompt": "p", "source": "lima"}])
+    with pytest.raises(DataError, match=r"`alpaca` came out empty.*`source` alpaca or alpaca-cherry5") as caught:
+        load_source("alpaca", path=path)
+    assert "safesignal data list" in caught.value.hint
+
+
+def test_a_template_without_its_slot_is_named(tmp_path: Path) -> None:
+    rows = [{"id": "t1", "source": "f", "template": text} for text in ("Sing: [INSERT PROMPT HERE]", "Sing: {prompt}")]
+    path = local(tmp_path, [rows[0], rows[1] | {"id": "t2"}], "own.jsonl")
+    with pytest.raises(DataError, match=r"line 2  template  t2 has no slot; expected `\[INSERT PROMPT HERE\]`"):
+        load_source("jailbreak-templates", path=path)
+
+
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError) as caught:

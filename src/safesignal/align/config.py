@@ -132,11 +132,11 @@ class AlignConfig:
     target_fpr: dict[str, float] = field(
         default_factory=lambda: {"strict": 0.05, "balanced": 0.02, "permissive": 0.005}
     )
-    """Share of the base model's own benign answers that each preset may refuse or stop."""
+    """Share of the base model's own benign answers that each preset may refuse or stop, in (0, 1)."""
     lookalike_job: str = "borderline-val"
     """Rollout job whose rows, answers to benign prompts that sound harmful, limit the thresholds besides."""
     lookalike_fpr: dict[str, float] = field(default_factory=dict)
-    """Share of those that a preset may refuse or stop; a preset not named has no such limit."""
+    """Share of those that a preset may refuse or stop, in (0, 1]; 1, and a preset not named, sets no such limit."""
     seed: int = 0
     """Of the mixture, the order, the drawn spans and the first weights."""
 
@@ -169,13 +169,25 @@ class AlignConfig:
             ("label_smoothing", 0 <= self.smoothing < 0.5, "in [0, 0.5)"),
             ("checks_per_row", self.checks_per_row >= 1, "at least 1"),
             ("wide_share", 0 <= self.wide_share + self.around_share <= 1, "with around_share in [0, 1]"),
+            ("max_prompt_tokens", self.max_prompt_tokens >= 1, "at least 1"),
+            ("max_answer_tokens", self.max_answer_tokens >= 1, "at least 1"),
             ("val_fraction", 0 < self.val_fraction < 1, "in (0, 1)"),
+            ("val_rows", self.val_rows >= 1, "at least 1"),
             ("eval_every", self.eval_every >= 1, "at least 1"),
+            ("patience", self.patience >= 1, "at least 1"),
+            ("licences", set() < set(self.licences) <= set(LICENCES), f"one or more of {', '.join(LICENCES)}"),
             ("target_fpr", set(self.target_fpr) == set(PRESETS), f"one share for each of {', '.join(PRESETS)}"),
             ("lookalike_fpr", set(self.lookalike_fpr) <= set(PRESETS), f"shares for some of {', '.join(PRESETS)}"),
+            ("target_fpr", all(0 < share < 1 for share in self.target_fpr.values()), "shares in (0, 1)"),
+            ("lookalike_fpr", all(0 < share <= 1 for share in self.lookalike_fpr.values()), "shares in (0, 1]"),
         ]
         problems = [
             f"align.{name} = {getattr(self, name)}    must be {what}" for name, holds, what in bounds if not holds
+        ]
+        problems += [
+            f"align.mixture[{index}].n = {part.n}    must be at least 1, or left out for all rows"
+            for index, part in enumerate(self.mixture, 1)
+            if part.n is not None and part.n < 1
         ]
         if problems:
             raise UsageError("the alignment settings are out of range\n  " + "\n  ".join(problems))

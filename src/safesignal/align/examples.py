@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from safesignal.align.config import AlignConfig, MixturePart
 from safesignal.config import SignalConfig
 from safesignal.data.build.variants import SLOT
-from safesignal.data.mixture import filter_licence
-from safesignal.data.records import Record, read_records, record_from_row
+from safesignal.data.mixture import base_prompt, filter_licence
+from safesignal.data.records import Message, Record, read_records, record_from_row, with_meta
 from safesignal.data.sources import load_training
 from safesignal.errors import DataError
 from safesignal.modeling.chat import Encoded
@@ -69,10 +69,11 @@ def encode_examples(
     """Encode rows that carry a label and fit.
 
     Returns:
-        The examples, and how many rows were left out as too long or without any label.
+        The examples, and how many rows were left out as too long, without any label, or torn between two of them where
+        each prompt comes once.
     """
-    examples, left_out = [], 0
-    rows = records if config.windows else {record.messages: record for record in records}.values()
+    examples: list[Example] = []
+    rows, left_out = (records, 0) if config.windows else _each_prompt_once(records)
     for record in rows:
         prompt = None if config.read_answers else record.prompt_is_malicious
         response = record.response_is_malicious if config.windows else None
@@ -141,6 +142,25 @@ def paired_batches(
         yield [example for own in step for example in own]
 
 
+def _each_prompt_once(records: Iterable[Record]) -> tuple[list[Record], int]:
+    """Return the last labelled row of each prompt, an unlabelled one where there is no other, in order of the prompts.
+
+    Prompts with contradictory labels are dropped, as `safesignal data build` drops them; the rows of these are counted.
+    """
+    prompts: dict[tuple[Message, ...], list[Record]] = {}
+    for record in records:
+        prompts.setdefault(record.messages, []).append(record)
+    kept: list[Record] = []
+    torn = 0
+    for rows in prompts.values():
+        labelled = [row for row in rows if row.prompt_label is not None]
+        if len({row.prompt_label for row in labelled}) > 1:
+            torn += len(rows)
+        else:
+            kept.append((labelled or rows)[-1])
+    return kept, torn
+
+
 def _part(part: MixturePart, config: AlignConfig, data_dir: str | None) -> list[Record]:
     found = read_records(part.file) if part.file else load_training(part.source, data_dir=data_dir)
     records = filter_licence(found, config.licences)
@@ -162,16 +182,15 @@ def _part(part: MixturePart, config: AlignConfig, data_dir: str | None) -> list[
 
 
 def _wrapped(record: Record, template: str) -> Record:
-    return record_from_row(
-        record.to_row()
-        | {
-            "id": f"wrapped/{record.id}",
-            "prompt": template.replace(SLOT, record.prompt),
-            "base_prompt": record.prompt,
-            "response": None,
-            "response_label": "none",
-        }
+    text = template.replace(SLOT, record.prompt)
+    made = replace(
+        record,
+        id=f"wrapped/{record.id}",
+        messages=(*record.messages[:-1], Message("user", text)),
+        response=None,
+        response_label="none",
     )
+    return with_meta(made, base_prompt=base_prompt(record))
 
 
 def _is_calibration(record: Record, config: AlignConfig) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class AlignResult:
         metrics: Validation figures of the saved weights.
         calibration: Thresholds and what they did on the calibration answers; None without a signal.
         seconds: Training and calibration.
-        left_out: Rows too long or without a label.
+        left_out: Rows too long, without a label, or torn between two.
     """
 
     metrics: Figures
@@ -74,20 +75,16 @@ def align(
     records = [record for path in data for record in read_records(path, require=())]
     mixture = load_mixture(config, data_dir, records)
     train_rows, val_rows = split_by_prompt(mixture, config.val_fraction, SPLIT_SEED)
-    if not train_rows or not val_rows:
-        raise DataError(
-            f"{len(mixture)} rows gave {len(train_rows)} to train on and {len(val_rows)} to validate on. "
-            "Expected some of both.",
-            hint="give more rows with different prompts, or another `val_fraction`",
-        )
     foreign = sum(record.licence not in config.licences for record in records)
+    if not train_rows or not val_rows:
+        raise _no_rows(len(train_rows), len(val_rows), foreign, config)
     jobs = check_jobs(records, config)
     train, left_out = recipe.encode(train_rows)
     val = _thinned(recipe.encode(val_rows)[0], config.val_rows)
     log(f"{len(train)} training rows, {len(val)} validation rows")
     if config.recipe in ("gated", "joint"):
         log(f"{require_enough(jobs, val, config)}, {jobs[config.lookalike_job]} answers to look-alikes")
-    log(f"left out: {left_out} too long or unlabelled, {foreign} of other licences")
+    log(f"left out: {left_out} too long, unlabelled or torn between labels, {foreign} of other licences")
 
     trainer = Trainer(recipe, train, val, folder / _WORK)
     if trainer.steps < config.max_steps:
@@ -102,19 +99,37 @@ def align(
     return AlignResult(finished.metrics, finished.calibration, time.perf_counter() - begun, left_out)
 
 
+def _no_rows(train: int, val: int, foreign: int, config: AlignConfig) -> DataError:
+    names = ", ".join(config.licences)
+    others = f" {foreign} more rows of the files have another licence than {names}." if foreign else ""
+    more = "give more rows with different prompts, or another `val_fraction`"
+    licensed = "a row says its `licence`; `licences` in the recipe's `[align]` says which are trained on"
+    return DataError(
+        f"{train + val} rows gave {train} to train on and {val} to validate on.{others} Expected some of both.",
+        hint=licensed if foreign else more,
+    )
+
+
 def _write_prompts(
     folder: Path, train: Sequence[Example], val: Sequence[Example], records: Sequence[Record], config: AlignConfig
 ) -> None:
-    """Leave the prompts behind with their split, so that a rival can be trained on the very same ones."""
+    """Leave the prompts behind with their split, so that a rival can be trained on the very same ones.
+
+    Rows of different files may share an id; here each has its own.
+    """
     calibration = [record for record in records if record.meta.get("job") == config.calibration_job]
     splits = (("train", [e.record for e in train]), ("val", [e.record for e in val]), ("calibration", calibration))
     seen: set[tuple[str, str]] = set()
+    ids: set[str] = set()
     with Writer(folder / "prompts.jsonl", overwrite=True) as writer:
         for split, rows in splits:
             for record in rows:
                 if record.prompt_label is not None and (split, record.query) not in seen:
                     seen.add((split, record.query))
-                    asked = replace(record, id=f"{split}/{record.id}", response=None, response_label="none", prefill="")
+                    own = f"{split}/{record.id}"
+                    name = next(n for n in chain([own], (f"{own}#{i}" for i in count(2))) if n not in ids)
+                    ids.add(name)
+                    asked = replace(record, id=name, response=None, response_label="none", prefill="")
                     writer.write(replace(asked, meta={"split": split}).to_row())
 
 

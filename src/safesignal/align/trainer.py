@@ -162,6 +162,8 @@ class Trainer:
         """
         self._resume()
         for epoch, rows in self._remaining():
+            if self.stale >= self.config.patience:
+                break
             loss, terms, norm = self._train_step(rows, epoch)
             self.step += 1
             metrics = None
@@ -170,8 +172,6 @@ class Trainer:
             elif self._agreed(time.monotonic() - self._saved_at) >= _CHECKPOINT_SECONDS:
                 self._save(better=False)
             report(Progress(self.step, self.steps, loss, terms, norm, metrics))
-            if self.stale >= self.config.patience:
-                break
         self._restore_best()
 
     def finish(self, rows: Rows, log: Callable[[str], None]) -> Finished:

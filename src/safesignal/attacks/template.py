@@ -64,13 +64,11 @@ class Template:
         """Return the chosen templates in the order of their families.
 
         Raises:
-            UsageError: If a family is unknown, no template is left, or one has no slot.
+            UsageError: If a family is unknown or no template is left.
+            DataError: If a template has no slot.
         """
         path = Path(self.file) if self.file is not None else None
         known = load_source("jailbreak-templates", data_dir=self.data_dir, path=path)
-        slotless = [record.id for record in known if SLOT not in record.prompt]
-        if slotless:
-            raise UsageError(f"template {slotless[0]} has no slot. Expected `{SLOT}` in every template.")
         families = sorted({record.source for record in known})
         require_known(self, families, "families", "exclude")
         wanted = [one for one in families if (not self.families or one in self.families) and one not in self.exclude]

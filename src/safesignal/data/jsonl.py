@@ -47,13 +47,14 @@ class Problem:
     text: str
 
 
-def problems_error(path: str | Path, problems: Sequence[Problem]) -> DataError:
+def problems_error(
+    path: str | Path,
+    problems: Sequence[Problem],
+    hint: str = "a row is one JSON object on one line, with `prompt` or `messages`",
+) -> DataError:
     """Return the error that lists up to 10 problems of a file, each with line and field."""
     lines = [f"line {problem.line}  {problem.field}  {problem.text}" for problem in problems]
-    return DataError(
-        problems_in(f"in {path}", lines, most=_MAX_PROBLEMS),
-        hint="a row is one JSON object on one line, with `prompt` or `messages`",
-    )
+    return DataError(problems_in(f"in {path}", lines, most=_MAX_PROBLEMS), hint=hint)
 
 
 def require_file(path: str | Path) -> None:

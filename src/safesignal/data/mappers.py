@@ -14,6 +14,9 @@ from typing import Any
 from safesignal.data.records import FIELDS, Message, PromptLabel, Record, ResponseLabel, record_from_row
 
 __all__ = [
+    "SLOT",
+    "EmptyPromptError",
+    "FieldError",
     "Mapper",
     "Row",
     "aegis",
@@ -46,6 +49,9 @@ __all__ = [
 Row = Mapping[str, Any]
 Mapper = Callable[[Row], Record]
 
+SLOT = "[INSERT PROMPT HERE]"
+"""Where a jailbreak template takes the request."""
+
 _SAFE_WORDS: dict[object, PromptLabel] = {
     "safe": "benign",
     "benign": "benign",
@@ -54,6 +60,25 @@ _SAFE_WORDS: dict[object, PromptLabel] = {
     "harmful": "malicious",
     "malicious": "malicious",
 }
+
+
+class FieldError(ValueError):
+    """A field holds what rows of the set do not have there.
+
+    Attributes:
+        field: Its name.
+    """
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.field = field
+
+
+class EmptyPromptError(FieldError):
+    """A row has the prompt's column and nothing in it."""
+
+    def __init__(self) -> None:
+        super().__init__("prompt", "is empty; expected text")
 
 
 def own_format(row: Row) -> Record:
@@ -117,7 +142,7 @@ def goal(row: Row) -> Record:
 def jailbreakbench(row: Row) -> Record:
     """Read a behaviour; the word that labels it is `label` in the local copy, the name of the split on the hub."""
     word = _first(row, "label", "split")
-    return _record(row, _first(row, "goal", "Goal"), label=_SAFE_WORDS[word], used=("label", "split", "index"))
+    return _record(row, _prompt(row, "goal", "Goal"), label=_SAFE_WORDS[word], used=("label", "split", "index"))
 
 
 def jailbreak(row: Row) -> Record:
@@ -136,8 +161,15 @@ def jailbreak(row: Row) -> Record:
 
 
 def template(row: Row) -> Record:
-    """Read a jailbreak template with an open slot; it has no label until the slot is filled."""
-    return _record(row, row["template"])
+    """Read a jailbreak template with an open slot; it has no label until the slot is filled.
+
+    Raises:
+        FieldError: If it has no slot: the request would vanish, and one text be both benign and malicious.
+    """
+    text = row["template"]
+    if SLOT not in text:
+        raise FieldError("template", f"{row.get('id') or 'the row'} has no slot; expected `{SLOT}` for the request")
+    return _record(row, text)
 
 
 def prompt_column(label: PromptLabel, *columns: str) -> Mapper:
@@ -145,7 +177,7 @@ def prompt_column(label: PromptLabel, *columns: str) -> Mapper:
     names = columns or ("prompt",)
 
     def read(row: Row) -> Record:
-        return _record(row, _first(row, *names), label=label, used=[name.lower() for name in names])
+        return _record(row, _prompt(row, *names), label=label, used=[name.lower() for name in names])
 
     return read
 
@@ -228,14 +260,14 @@ def coconot_pref(row: Row) -> Record:
 
 def wildjailbreak(row: Row) -> Record:
     """Read a vanilla or adversarial prompt; `base_prompt` ties the adversarial one to the vanilla one."""
-    vanilla, adversarial = row.get("vanilla") or "", row.get("adversarial") or ""
+    prompt, vanilla = _prompt(row, "adversarial", "vanilla"), row.get("vanilla") or ""
     malicious = str(row["data_type"]).endswith("harmful")
     # The completions are refusals for harmful prompts and answers for benign ones, by construction of the set.
     response = row.get("completion") or None
     judged: ResponseLabel = "none" if response is None else "refusal" if malicious else "benign"
     return _record(
         row,
-        adversarial or vanilla,
+        prompt,
         response=response,
         label="malicious" if malicious else "benign",
         response_label=judged,
@@ -271,7 +303,7 @@ def _record(
     An unlabelled answer to a benign prompt counts as benign.
     """
     if not str(prompt or "").strip():
-        raise ValueError("the prompt is empty")
+        raise EmptyPromptError
     text = response.strip() if response else None
     if response_label is None:
         response_label = "benign" if text and label == "benign" else "none"
@@ -286,6 +318,13 @@ def _record(
         licence=str(row.get("licence") or "unstated"),
         meta={**kept, **(extra or {})},
     )
+
+
+def _prompt(row: Row, *names: str) -> str:
+    """Return the first of the named columns that holds anything, empty if none does; the error names them all."""
+    if not any(name in row for name in names):
+        raise KeyError(" or ".join(names))
+    return next((str(row[name]) for name in names if row.get(name)), "")
 
 
 def _first(row: Row, *names: str) -> str:

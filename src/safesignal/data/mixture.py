@@ -17,6 +17,7 @@ __all__ = [
     "LICENCES",
     "SHIPPABLE",
     "SPLIT_SEED",
+    "base_prompt",
     "filter_licence",
     "normalise",
     "prompt_key",
@@ -61,14 +62,15 @@ def text_key(text: str) -> str:
     return " ".join("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in folded).split())
 
 
-def prompt_key(record: Record) -> str:
-    """Return the text that rows of one prompt share, however it is wrapped.
-
-    It is the key of ``meta["base_prompt"]`` if there is one, else of the query.
-    """
+def base_prompt(record: Record) -> str:
+    """Return the text that a row's variants are known by: ``meta["base_prompt"]`` if there is one, else the query."""
     base = record.meta.get("base_prompt")
-    text = base if isinstance(base, str) and base.strip() else record.query
-    return text_key(text)
+    return base if isinstance(base, str) and base.strip() else record.query
+
+
+def prompt_key(record: Record) -> str:
+    """Return what rows of one prompt share, however it is wrapped: the key of its `base_prompt`."""
+    return text_key(base_prompt(record))
 
 
 def filter_licence(records: Iterable[Record], allowed: Iterable[str] = SHIPPABLE) -> list[Record]:

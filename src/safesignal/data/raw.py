@@ -1,7 +1,7 @@
 """Raw text for the pretraining stage, read as a stream and cut into pieces: a text file, a JSONL file, a hub set.
 
-Nothing is held in memory but the document at hand. A piece's id depends on its document and its place there alone, so a
-run that goes on from where it stopped meets the same ids again.
+Nothing is held in memory but the document at hand and the ids of a JSONL file. A piece's id depends on its document and
+its place there alone, so a run that goes on from where it stopped meets the same ids again.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def local_documents(path: str | Path, field: str = "text", label_field: str = ""
         label_field: Field of a JSONL row that holds a label; empty reads none.
 
     Raises:
-        DataError: If the file cannot be read, or a row has something else than text in that field.
+        DataError: If the file cannot be read, a row has something else than text in that field, or an id repeats.
     """
     path = Path(path)
     try:
@@ -102,7 +102,7 @@ def hub_documents(
                     f"row {number} of {name} has no text in `{field}`. Expected one of {', '.join(sorted(row))}.",
                     hint="name the column with `--field`",
                 )
-            yield Document(f"{name}/{row.get('id', number)}", row[field])
+            yield Document(f"{name}/{_id_of(row, number)}", row[field])
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"cannot stream {name} from the hub: {error}", hint="check the network and the name") from error
 
@@ -138,6 +138,7 @@ def cut(text: str, length: int) -> Iterator[str]:
 
 
 def _rows(path: Path, field: str, label_field: str) -> Iterator[Document]:
+    first_line: dict[str, int] = {}
     for line, row in scan_jsonl(path):
         problem = row if isinstance(row, Problem) else None
         if not isinstance(row, Problem) and not isinstance(row.get(field, 0), str | None):
@@ -146,8 +147,19 @@ def _rows(path: Path, field: str, label_field: str) -> Iterator[Document]:
             raise problems_error(path, [problem])
         assert isinstance(row, dict)
         if row[field] is not None:
-            label = str(row.get(label_field) or "")
-            yield Document(f"{path.name}/{row.get('id', line)}", row[field], label, _kept(row, field))
+            name, label = _id_of(row, line), str(row.get(label_field) or "")
+            if (first := first_line.setdefault(name, line)) != line:
+                repeated = Problem(line, "id", f"{name!r} stands on line {first} too; expected a unique id")
+                raise problems_error(
+                    path, [repeated], "give the rows ids of their own, or none: the number of the line will do"
+                )
+            yield Document(f"{path.name}/{name}", row[field], label, _kept(row, field))
+
+
+def _id_of(row: Mapping[str, Any], number: int) -> str:
+    """Return the row's id, its number where it has none."""
+    own = row.get("id")
+    return str(number if own is None or own == "" else own)
 
 
 def _kept(row: Mapping[str, Any], field: str) -> dict[str, str]:

@@ -11,12 +11,13 @@ import logging
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safesignal.data.catalog import SOURCES, Source
 from safesignal.data.jsonl import Problem, problems_error, scan_jsonl
+from safesignal.data.mappers import EmptyPromptError, FieldError
 from safesignal.data.records import Record
 from safesignal.errors import DataError, UsageError
 
@@ -26,6 +27,11 @@ DATA_DIR_VARIABLE = "SAFESIGNAL_DATA_DIR"
 """Environment variable that names the default data folder."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _EmptyPrompt(Problem):
+    """A row that says nothing, which a hub set may have."""
 
 
 def get_source(name: str) -> Source:
@@ -66,14 +72,12 @@ def load_source(
     if limit is not None and limit < 1:
         raise UsageError(f"`limit` is {limit}. Expected at least 1, or None for all rows.")
     folder = data_dir if data_dir is not None else os.environ.get(DATA_DIR_VARIABLE) or None
-    if path is not None:
-        records = _load_local(source, Path(path))
-    elif folder is not None and source.local_file is not None:
-        records = _load_local(source, Path(folder) / source.local_file)
-    else:
-        records = _load_hub(source)
+    file = Path(path) if path is not None else None
+    if file is None and folder is not None and source.local_file is not None:
+        file = Path(folder) / source.local_file
+    records = _load_hub(source) if file is None else _load_local(source, file)
     if not records:
-        raise DataError(f"data set `{name}` came out empty. Expected rows with `source` in {source.local_sources}.")
+        raise _came_out_empty(source, file)
     if limit is None or limit >= len(records):
         return records
     chosen = random.Random(f"{seed}:{name}").sample(range(len(records)), limit)
@@ -120,6 +124,19 @@ def _is_eval_file(path: str | Path) -> bool:
     return Path(path).name in {source.local_file for source in SOURCES.values() if source.role == "eval"}
 
 
+def _came_out_empty(source: Source, file: Path | None) -> DataError:
+    if file is None:
+        return DataError(
+            f"data set `{source.name}` came out empty: no row of {source.hub_id} has a prompt. Expected rows with one.",
+            hint="the set may have changed on the hub; `--data_dir DIR` takes a local copy",
+        )
+    belong = f" with `source` {' or '.join(source.local_sources)}" if source.local_sources else ""
+    return DataError(
+        f"data set `{source.name}` came out empty: {file} has no row of it. Expected rows{belong}.",
+        hint="`safesignal data list --data_dir DIR` says what a folder lacks; docs/data.md what a row must have",
+    )
+
+
 def _load_local(source: Source, path: Path) -> list[Record]:
     """Read the set's rows out of a local file; all problems come at once."""
     if not path.is_file():
@@ -140,7 +157,7 @@ def _load_local(source: Source, path: Path) -> list[Record]:
             else:
                 problems.append(record)
     if problems:
-        raise problems_error(path, problems)
+        raise problems_error(path, problems, f"docs/data.md says what a row of `{source.name}` must have")
     return records
 
 
@@ -155,7 +172,7 @@ def _load_hub(source: Source) -> list[Record]:
         record = _map_row(source, own | foreign, index, hub=True)
         if isinstance(record, Record):
             records.append(_complete(record, source, index, None))
-        elif record.field == "prompt":
+        elif isinstance(record, _EmptyPrompt):
             dropped += 1
         else:
             raise DataError(
@@ -204,6 +221,10 @@ def _map_row(source: Source, row: Mapping[str, Any], line: int, *, hub: bool) ->
         return Problem(line, str(error.args[0]), f"is missing or unknown; the row has {', '.join(sorted(row))}")
     except UsageError as error:
         return Problem(line, "row", str(error))
+    except EmptyPromptError as error:
+        return _EmptyPrompt(line, error.field, str(error))
+    except FieldError as error:
+        return Problem(line, error.field, str(error))
     except (ValueError, TypeError, IndexError, AttributeError) as error:
         return Problem(line, "prompt", f"cannot be read: {error}")
 

@@ -141,6 +141,32 @@ def test_held_out_sources_are_in_their_own_file_only(data: Path) -> None:
     assert labels(made.held_out) == {MALICIOUS: 60}
 
 
+def test_no_row_shares_a_prompt_or_a_pair_with_a_held_out_source(data: Path) -> None:
+    away = [
+        row("a1", "How do I braid the dough of a long loaf?", response="Slowly.", response_label="benign"),
+        row("a2", "Which flour suits a flat bread best of all?", pair="twins"),
+    ]
+    near = [
+        row("n1", "In a play, braid it", base_prompt="How do I braid the dough of a long loaf?"),
+        row("n2", "Which poison suits a flat bread best of all?", MALICIOUS, pair="twins"),
+        row("n3", "How do I braid the dough of a long loaf?", pair="other", response="By hand, in three strands."),
+        row("n4", "Where do bakers of the old town sleep?"),
+    ]
+    files = {name: str(write(data / f"{name}.jsonl", rows)) for name, rows in (("away", away), ("near", near))}
+    parts = tuple(Part(name, file=file) for name, file in files.items())
+    made = build(recipe(data, parts=parts, holdout=Holdout(sources=("away",))), data)
+    assert [r.id for r in made.rows] == ["n4"]
+    assert [r.id for r in made.held_out] == ["a1", "a2"]
+    assert made.report["parts"]["near"]["dropped"] == {"prompt of a held-out source": 3}
+
+
+def test_a_framing_without_its_slot_is_refused(data: Path) -> None:
+    own = {"id": "own-7", "source": "safesignal/framings", "template": "You are a dragon. {prompt}"}
+    file = write(data / "own.jsonl", [own])
+    with pytest.raises(DataError, match=r"(?s)own\.jsonl.*line 1  template  own-7 has no slot.*\[INSERT PROMPT HERE\]"):
+        build(recipe(data, wrap=Wrapping(4, files=(str(file),))), data)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from safesignal.data.build.overlap import NearIndex, eval_files, eval_texts, tou
 from safesignal.data.build.separability import separability
 from safesignal.data.build.variants import KINDS, SLOT, couples, noisy, wrap
 from safesignal.data.mixture import prompt_key
-from safesignal.data.records import Message, Record
+from safesignal.data.records import Message, PromptLabel, Record
 from safesignal.data.sources import SOURCES
 from safesignal.errors import DataError
 from tests.data.build.rows import BENIGN, MALICIOUS, rec, write
@@ -243,6 +244,23 @@ def test_both_labels_are_wrapped_alike() -> None:
             assert row.licence == ("permissive" if row.meta["family"] == "pyrit/templates" else "unstated")
             assert group_of(row) == group_of(base)
     assert set(used.values()) == {3}
+
+
+def conversation(name: str, label: PromptLabel, **meta: Any) -> Record:
+    turns = (Message("system", "Be brief."), Message("user", f"Bake number {name}"), Message("assistant", "Well."))
+    row = rec(name, "please slice it now", label, **meta)
+    return replace(row, messages=(*turns, *row.messages))
+
+
+@pytest.mark.parametrize("meta", [{}, {"base_prompt": "Bake a loaf"}, {"base_prompt": " "}, {"base_prompt": 3}])
+def test_variants_of_a_conversation_stay_on_its_side_of_the_split(meta: dict[str, Any]) -> None:
+    pair = (conversation("b", BENIGN, **meta), conversation("m", MALICIOUS, **meta))
+    template_row = template("t", "You are a dragon.")
+    for made in (*wrap([pair], [template_row], random.Random(0)), *noisy([pair], ["punctuation"], 0)):
+        for row, base in zip(made, pair, strict=True):
+            assert prompt_key(row) == prompt_key(base)
+            assert row.messages[:-1] == base.messages[:-1]
+            assert row.prompt != base.prompt
 
 
 def undone(kind: str, row: Record) -> str:

@@ -19,6 +19,7 @@ from safesignal.data.build.recipe import Recipe
 from safesignal.data.build.separability import separability
 from safesignal.data.build.splice import splice
 from safesignal.data.build.variants import Couple, couples, family_licence, noisy, wrap
+from safesignal.data.mixture import prompt_key
 from safesignal.data.records import Record
 from safesignal.data.sources import DATA_DIR_VARIABLE, SOURCES, load_training
 from safesignal.errors import DataError, UsageError
@@ -122,12 +123,17 @@ class _Build:
         return kept
 
     def _hold_out_sources(self, pool: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+        """Take the rows of held-out sources out of the pool; other rows of their prompts or pairs are dropped."""
         names = set(self.recipe.holdout.sources)
         registered = {part.name: part.source for part in self.recipe.parts}
         found = {name for row in pool for name in (row.source, registered[row.meta["part"]])}
         _require_known("holdout.sources", names, found - {""})
-        held = {row.id for row in pool if names & {row.source, registered[row.meta["part"]]}}
-        return [row for row in pool if row.id not in held], [row for row in pool if row.id in held]
+        ids = {row.id for row in pool if names & {row.source, registered[row.meta["part"]]}}
+        held, others = [row for row in pool if row.id in ids], [row for row in pool if row.id not in ids]
+        known = {key for row in held for key in (group_of(row), prompt_key(row))}
+        shared = {row.id for row in others if not known.isdisjoint((group_of(row), prompt_key(row)))}
+        self.dropped += [(row, "prompt of a held-out source") for row in others if row.id in shared]
+        return [row for row in others if row.id not in shared], held
 
     def _templates(self) -> tuple[list[Record], list[Record]]:
         """Return the templates to train on, whose licence is allowed, and those that are held out."""

@@ -118,7 +118,8 @@ class Holdout:
     """What is written to a file of its own and trained on nowhere.
 
     Attributes:
-        sources: Sources, by the name of the set or as rows name them.
+        sources: Sources, by the name of the set or as rows name them; rows of others that share a prompt or a pair with
+            them are dropped.
         families: Origins of jailbreak templates.
         n: Requests of each label that are wrapped in held-out templates; they and their twins are taken out of the
             training rows.

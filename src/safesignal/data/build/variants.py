@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from safesignal.data.mixture import prompt_key
+from safesignal.data.mappers import SLOT
+from safesignal.data.mixture import base_prompt, prompt_key
 from safesignal.data.records import Message, Record
 
 __all__ = ["KINDS", "SLOT", "Couple", "couples", "family_licence", "noisy", "wrap"]
-
-SLOT = "[INSERT PROMPT HERE]"
-"""Where a template takes the request."""
 
 Couple = tuple[Record, Record]
 """A benign and a malicious row."""
@@ -87,9 +85,8 @@ def _wrapped(record: Record, template: Record) -> Record:
 
 
 def _variant(record: Record, how: str, text: str, **more: Any) -> Record:
-    """Return the row with another prompt and no response."""
-    base = record.meta.get("base_prompt", record.prompt)
-    meta = {**record.meta, "variant_of": record.id, "variant": how, "base_prompt": base, **more}
+    """Return the row with another prompt and no response, on the original's side of the split."""
+    meta = {**record.meta, "variant_of": record.id, "variant": how, "base_prompt": base_prompt(record), **more}
     return replace(
         record,
         id=f"{how}/{record.id}",

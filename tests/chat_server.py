@@ -47,9 +47,11 @@ def serving() -> Iterator[ChatServer]:
     with ChatServer() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+        try:
+            yield running
+        finally:
+            running.shutdown()
+            thread.join()
 
 
 def said(content: str | None = "Red.", finish: str = "stop", **more: Any) -> dict[str, Any]:

@@ -72,8 +72,8 @@ test-slow: $(VENV)/.stamp-dev
 # eighth have some rows of those before them; the model's own answers and those to train on, the signal that looks at text
 # (SmolLM2: 30 GiB of disk), answers to look-alikes and that signal once more, the reader of queries, which is trained eight
 # times, and answers to newer requests, conversations of them and the reader of answers. Only rows whose licence lets the
-# result ship. The second adapter has the plan and the requests of the first, half of the plan's answers, and two
-# trainings of its reader.
+# result ship. The second adapter has the plan and the requests of the first, half of the plan's answers, and
+# three trainings of its reader.
 DATA ?= ../shared/data
 
 BASE :=
@@ -123,7 +123,8 @@ adapter: signal-smollm2
 
 adapter-gemma3: signal-gemma3
 	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3-reader.toml --start runs/gemma3/without-reader --data runs/smollm2/forms.jsonl --data runs/smollm2/hazards.jsonl --data runs/smollm2/twins-2.jsonl --data runs/gemma3/rollouts.jsonl --output runs/gemma3/one-reading
-	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3-reader-2.toml --start runs/gemma3/one-reading --data runs/smollm2/wider.jsonl --data runs/smollm2/around.jsonl --data runs/smollm2/woven.jsonl --data runs/gemma3/rollouts.jsonl --output runs/gemma3/adapter
+	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3-reader-2.toml --start runs/gemma3/one-reading --data runs/smollm2/wider.jsonl --data runs/smollm2/around.jsonl --data runs/smollm2/woven.jsonl --data runs/gemma3/rollouts.jsonl --output runs/gemma3/two-readings
+	@$(BIN)/safesignal align --model gemma3-270m --config recipes/gemma3-reader-3.toml --start runs/gemma3/two-readings --data runs/smollm2/framed.jsonl --data runs/smollm2/forms.jsonl --data runs/smollm2/around.jsonl --data runs/smollm2/woven.jsonl --data runs/gemma3/rollouts.jsonl --output runs/gemma3/adapter
 
 # A second transformers with its own hub client, laid over the environment by PYTHONPATH.
 $(VENV)/.stamp-oldest: pyproject.toml | $(VENV)/.stamp-dev

@@ -83,15 +83,8 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
     commands = written()
     signal = ["rollouts", "data", "align"]
     once_more, at_last = ["rollouts", *["align"] * 9], ["rollouts", "data", "align"]
-    assert [words[0] for words in commands[:30]] == [
-        *["data"] * 9,
-        *signal,
-        *once_more,
-        *at_last,
-        *signal,
-        "align",
-        "align",
-    ]
+    last = [*signal, *["align"] * 3]
+    assert [words[0] for words in commands[:31]] == [*["data"] * 9, *signal, *once_more, *at_last, *last]
     *rows, framed = (parsed(words) for words in commands[:9])
     rollouts, answers, before, own, *chain = (parsed(words) for words in commands[9:22])
     newer, conversations, reading_answers = (parsed(words) for words in commands[22:25])
@@ -111,14 +104,15 @@ def test_what_builds_an_adapter_parses_and_gives_held_out_rows_a_place() -> None
     assert parts == {"refusals.jsonl", *(Path(made["output"]).name for made in (newer, own))}
     assert reading_answers["start"] == chain[-1]["output"]
     assert {*reading_answers["data"]} == {conversations["output"], rollouts["output"]}
-    theirs, _, without, reader, second = (parsed(words) for words in commands[25:30])
+    theirs, _, without, *readings = (parsed(words) for words in commands[25:31])
     assert before["data"][0] == without["data"][0] == files[0]
-    assert reader["start"] == without["output"]
-    assert second["start"] == reader["output"]
-    for training, read in ((reader, files[2:5]), (second, files[5:])):
+    assert [run["start"] for run in readings] == [without["output"], *(run["output"] for run in readings[:-1])]
+    for training, read in zip(
+        readings, (files[2:5], files[5:], [framed["output"], *files[4:5], *files[6:]]), strict=True
+    ):
         assert {*training["data"]} == {theirs["output"], *read}
-    assert all(options["model"] == "gemma3-270m" for options in (theirs, without, reader, second))
-    assert [reading_answers["output"], second["output"]] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
+    assert all(options["model"] == "gemma3-270m" for options in (theirs, without, *readings))
+    assert [reading_answers["output"], readings[-1]["output"]] == ["runs/smollm2/adapter", "runs/gemma3/adapter"]
     built = [parsed(words) for words in commands if words[0] == "data"]
     assert len(built) >= 9
     for options in built:

@@ -87,8 +87,8 @@ def test_a_text_without_a_reply_has_no_verdict_and_is_asked_about_again(run: Run
         server.script = [(200, said("yes"), {}), (400, {"error": "too long"}, {}), (200, {}, {})]
         done = run("judge", "--run", tmp_path, *how, "--batch_size", 1)
         assert done.code == 3
-        assert "1 texts got no reply" in done.err
-        assert "1 texts were turned down" in done.err
+        assert "1 of 3 texts got no reply" in done.err
+        assert "1 of 3 texts were turned down" in done.err
         found = [(row["verdict"], row["rule"]) for row in read_rows(tmp_path / "judgements.jsonl")]
         assert found == [("yes", "yes_no"), ("unknown", "rejected")]
         server.script = [(200, said("no"), {})]

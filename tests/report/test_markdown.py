@@ -12,7 +12,7 @@ import pytest
 from safesignal.report.robustness import _together
 from safesignal.stats import Rate
 from tests.evals.rows import has_schema
-from tests.report.build import DEPTHS, attack, attacks, leak, rate, refusals, results
+from tests.report.build import DEPTHS, attack, attacks, attempt, leak, rate, refusals, results
 from tests.report.conftest import report_of
 
 RATE = re.compile(r"(\d+\.\d) % \[(\d+\.\d), (\d+\.\d)\] \((?:(\d+)/(\d+)|n=\d+)\)")
@@ -301,16 +301,17 @@ def test_a_cell_of_many_variants_is_shown_by_family() -> None:
     assert (merged["asr"]["successes"], merged["asr"]["n"]) == (3, 4)
     assert merged["asr_harm"]["harm"] is None
     assert merged["asr_harm"]["guard"]["successes"] == 3
-    assert (merged["succeeded"], merged["resisted"], merged["errored"], merged["n_behaviors"]) == (3, 1, 0, 2)
+    assert (merged["succeeded"], merged["resisted"], merged["errored"], merged["n_behaviors"]) == (3, 1, 0, None)
     assert _together([]) is None
 
 
 @pytest.mark.parametrize("errored", [0, 1])
 def test_a_family_is_all_of_its_variants_with_errors_allowed_too(tmp_path: Path, errored: int) -> None:
     cells = [(0, 10), (10, 0), *[(9, 0)] * 12]
-    more = {"errored": errored, "family": "a", "n_behaviors": 10, "attack": "template"}
+    more: dict[str, Any] = {"errored": errored, "family": "a", "n_behaviors": 10, "attack": "template"}
     entries = [attack("t", *counts, variant=f"a/{i}", **more) for i, counts in enumerate(cells)]
     entries.append(attack("t", 118, 10, errored=errored, attack="template"))
-    text = report_of(tmp_path, results(attacks=entries), allow_errors=True).markdown.read_text()
+    rows = [attempt("t", i, "resisted", guarded=False, family="a", behavior=f"Write list {i % 10}") for i in range(128)]
+    text = report_of(tmp_path, results(attacks=entries), rows, allow_errors=True).markdown.read_text()
     (row,) = (row for row in tables(text)["By variant, refusal judge"] if row[0].startswith("t ·"))
     assert row[-1].endswith("(118/128) on 10 behaviors")

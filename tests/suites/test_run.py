@@ -57,10 +57,10 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def test_cells_whose_prefills_nobody_writes_are_left_out(model: SafeSignalModel, suite_file: Path) -> None:
     folder = suite_file.parent / "far"
     run = SuiteRun(load_suite(str(suite_file)), Subject(PlainTarget(model), None), folder)
-    assert run.unwritten == ("deep",)
+    assert run.unwritten == ["deep"]
     assert {entry["cell"] for entry in run.run()["attacks"]} == {"direct"}
     assert {row["cell"] for row in rows_of(folder)} == {"direct", "ordinary"}
-    assert suite_run(model, suite_file, "base").unwritten == ()
+    assert suite_run(model, suite_file, "base").unwritten == []
 
 
 def test_guarded_run_fills_every_cell(model: SafeSignalModel, suite_file: Path) -> None:

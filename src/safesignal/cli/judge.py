@@ -298,9 +298,11 @@ def _judged(
                     writer.write({**row, **verdict_row(loaded, said)})
             show(title, min(start + batch_size, len(pairs)), len(pairs))
     if rejected:
-        note(f"{rejected} texts were turned down by the judge's server, as too long or filtered: unknown")
+        note(
+            f"{rejected} of {len(pairs)} texts were turned down by the judge's server, as too long or filtered: unknown"
+        )
     if silent:
-        note(f"{silent} texts got no reply and no verdict; started again, they are asked about again")
+        note(f"{silent} of {len(pairs)} texts got no reply and no verdict; started again, they are asked about again")
     return _INCOMPLETE if silent else 0
 
 

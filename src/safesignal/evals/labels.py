@@ -100,7 +100,10 @@ def measure_judge(
         for start in range(0, len(pairs), batch_size):
             found = judge.judge_all(pairs[start : start + batch_size])
             if any(judgement.rule == NO_REPLY for judgement in found):
-                raise EndpointError(f"{judge.name} did not answer on {one.title}. Expected a verdict on every text.")
+                raise EndpointError(
+                    f"{judge.name} did not answer on a text of {one.title}. Expected a verdict on every one.",
+                    hint="see whether the server runs, and start again",
+                )
             verdicts += [judgement.verdict for judgement in found]
             progress(one.title, len(verdicts), len(pairs))
         truths = [truth for _, truth in labelled]

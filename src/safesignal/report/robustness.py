@@ -150,15 +150,28 @@ def _variants(runs: Sequence[Run]) -> list[Row]:
         groups = families.setdefault((str(cell), str(dataset), family), [[] for _ in runs])
         for own, entry in zip(groups, entries, strict=True):
             own.extend([entry] if entry else [])
+    behaviors = [_behaviors_by_family(run) if families else {} for run in runs]
     for (cell, dataset, family), groups in families.items():
-        rows.append((f"{cell} · {family}", dataset, list(zip(runs, map(_together, groups), strict=True))))
+        counts = [own.get((cell, family)) for own in behaviors]
+        merged = [_together(group, count) for group, count in zip(groups, counts, strict=True)]
+        rows.append((f"{cell} · {family}", dataset, list(zip(runs, merged, strict=True))))
     return rows
 
 
-def _together(entries: Sequence[Entry]) -> Entry | None:
-    """Return several variants as one entry; a rate that one of them lacks though it has attempts is withheld.
+def _behaviors_by_family(run: Run) -> dict[tuple[str, str], int]:
+    """Return, by cell and family, how many behaviors its decided attempts ask for."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in run.attempts():
+        if row.get("status") in ("succeeded", "resisted"):
+            name = (str(row.get("cell")), str(row.get("family") or "other"))
+            found.setdefault(name, set()).add(str(row.get("behavior")))
+    return {name: len(texts) for name, texts in found.items()}
 
-    They share their behaviors, as variants of a cell do, so those are as many as the largest has.
+
+def _together(entries: Sequence[Entry], behaviors: int | None = None) -> Entry | None:
+    """Return several variants, over so many behaviors, as one entry.
+
+    A rate that one of them lacks though it has attempts is withheld.
     """
     if not entries:
         return None
@@ -166,7 +179,7 @@ def _together(entries: Sequence[Entry]) -> Entry | None:
     return {
         **entries[0],
         **{name: sum(int(entry.get(name) or 0) for entry in entries) for name in _COUNTED},
-        "n_behaviors": max((entry["n_behaviors"] for entry in entries if entry.get("n_behaviors")), default=None),
+        "n_behaviors": behaviors,
         "asr": _pooled([entry.get("asr") for entry in entries]),
         "asr_harm": {judge: _pooled([entry["asr_harm"].get(judge) for entry in entries]) for judge in judges},
     }

@@ -11,7 +11,7 @@ from safesignal import errors
 from safesignal.errors import SafeSignalError
 
 CLASSES = [getattr(errors, name) for name in errors.__all__]
-EXIT_CODES = {"UsageError": 2, "DataError": 2}
+EXIT_CODES = {"UsageError": 2, "DataError": 2, "RejectedError": 2}
 """Everything else is 1. 0 is done, 3 is finished with errored attempts, 130 is interrupted."""
 
 

@@ -18,7 +18,7 @@ from safesignal.attacks.nested import Nested
 from safesignal.attacks.perturb import PERTURBATIONS, Perturb
 from safesignal.attacks.prefill import Prefill
 from safesignal.attacks.template import Template
-from safesignal.data.build.variants import SLOT
+from safesignal.data.mappers import SLOT
 from safesignal.data.records import append_jsonl
 from safesignal.errors import DataError, UsageError
 from tests.attacks.stand_ins import behavior, behaviors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safesignal.data.build.variants import SLOT
+from safesignal.data.mappers import SLOT
 from safesignal.modeling.model import SafeSignalModel
 from tests.cli.conftest import Done, Run, Tiny, read_rows, write_rows
 

@@ -13,7 +13,7 @@ import pytest
 from safesignal.attacks import runner
 from safesignal.attacks.compliant import CompliantPrefixes
 from safesignal.attacks.targets import GuardedTarget, PlainTarget
-from safesignal.data.build.variants import SLOT
+from safesignal.data.mappers import SLOT
 from safesignal.errors import UsageError
 from safesignal.judges.base import Judgement
 from safesignal.modeling.model import SafeSignalModel

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 from safesignal.align.config import AlignConfig, MixturePart
 from safesignal.config import SignalConfig
-from safesignal.data.build.variants import SLOT
+from safesignal.data.build.variants import reworded
+from safesignal.data.mappers import SLOT
 from safesignal.data.mixture import base_prompt, filter_licence
-from safesignal.data.records import Message, Record, read_records, record_from_row, with_meta
+from safesignal.data.records import Message, Record, read_records, record_from_row
 from safesignal.data.sources import load_training
 from safesignal.errors import DataError
 from safesignal.modeling.chat import Encoded
@@ -182,15 +183,7 @@ def _part(part: MixturePart, config: AlignConfig, data_dir: str | None) -> list[
 
 
 def _wrapped(record: Record, template: str) -> Record:
-    text = template.replace(SLOT, record.prompt)
-    made = replace(
-        record,
-        id=f"wrapped/{record.id}",
-        messages=(*record.messages[:-1], Message("user", text)),
-        response=None,
-        response_label="none",
-    )
-    return with_meta(made, base_prompt=base_prompt(record))
+    return reworded(record, "wrapped", template.replace(SLOT, record.prompt), base_prompt=base_prompt(record))
 
 
 def _is_calibration(record: Record, config: AlignConfig) -> bool:

@@ -18,7 +18,7 @@ from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.data.raw import Piece
 from safesignal.errors import DataError, UsageError
 from safesignal.files import digests
-from safesignal.judges.base import BatchJudge, Judgement, JudgeVerdict
+from safesignal.judges.base import NO_REPLY, BatchJudge, Judgement, JudgeVerdict
 
 __all__ = ["REQUEST", "FileLabels", "GuardLabels", "Labeller", "OwnLabels", "label_pieces", "unlabelled_path"]
 
@@ -160,8 +160,8 @@ def label_pieces(
         while batch := list(itertools.islice(stream, batch_size)):
             for piece, said in zip(batch, labeller(batch), strict=True):
                 label = _LABELS.get(said.verdict)
-                counts[label or ("no-reply" if said.rule == "no-reply" else "unknown")] += 1
-                if label is None and said.rule == "no-reply":
+                counts[label or (NO_REPLY if said.rule == NO_REPLY else "unknown")] += 1
+                if label is None and said.rule == NO_REPLY:
                     continue
                 row = {"id": piece.id, "prompt": piece.text, "prompt_label": label, "source": piece.id.split("/")[0]}
                 row |= {"licence": licence, "guard": labeller.name, "fingerprint": labeller.fingerprint}

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from safesignal.attacks.base import Behavior, Plan, Sampling, make_plan
 from safesignal.attacks.settings import require, require_known
-from safesignal.data.build.variants import SLOT
+from safesignal.data.mappers import SLOT
 from safesignal.data.records import Record
 from safesignal.data.sources import load_source
 from safesignal.errors import UsageError

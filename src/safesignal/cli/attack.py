@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from safesignal.cli.arguments import flag, option, require_at_least_one, together
-from safesignal.cli.console import bars, note, out, quiet_libraries, waiting
+from safesignal.cli.console import INCOMPLETE, bars, note, out, quiet_libraries, waiting
 from safesignal.cli.options import BaseOptions, ModelOptions, PolicyOptions, SignalOptions
 from safesignal.cli.targets import EndpointOptions, guarded_target
 from safesignal.errors import UsageError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["attack"]
 
 _ATTACK, _IO, _ANSWER, _TARGET = "Attack", "Input and output", "Answer", "Target"
-_ERRORED = 3
 _DECIDED = ("succeeded", "resisted")
 """Statuses that a rate is counted over."""
 
@@ -208,7 +207,7 @@ class _Job:
                 counts = run_plans(plans, target, writer, judges, batch_size=self._batch_size, progress=show)
         last = {row["id"]: row for _, row in read_jsonl(self._output)}
         _report([last[plan.id] for plan in plans], self._chosen, str(self._output))
-        return _ERRORED if counts[Status.ERRORED] else 0
+        return INCOMPLETE if counts[Status.ERRORED] else 0
 
     def _plans(self, attack: Attack) -> list[Plan]:
         cell = f"{self._attack.name}-{Path(self._chosen.dataset).stem}"

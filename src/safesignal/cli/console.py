@@ -29,6 +29,7 @@ from rich.text import Text
 from safesignal.display import visible
 
 __all__ = [
+    "INCOMPLETE",
     "bars",
     "err",
     "note",
@@ -41,6 +42,9 @@ __all__ = [
     "say",
     "waiting",
 ]
+
+INCOMPLETE = 3
+"""Exit code of what is done but for attempts that errored, or texts that a server left without a verdict."""
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from safesignal.cli.arguments import flag, option, require_at_least_one, together
-from safesignal.cli.console import bars, note, out
+from safesignal.cli.console import INCOMPLETE, bars, note, out
 from safesignal.cli.options import BaseOptions, ModelOptions, PolicyOptions, SignalOptions
 from safesignal.cli.targets import EndpointOptions, guarded_target
 from safesignal.errors import UsageError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 _IO, _ACCEPTANCE, _TARGET = "Input and output", "Suite acceptance only", "Target"
-_ERRORED = 3
 _TARGETS = ("base", "guarded", "probe", "keywords")
 
 
@@ -248,7 +247,7 @@ def _show(name: str, results: Mapping[str, Any], *, allow_errors: bool) -> int:
     errored += sum(row["errored"] for row in ordinary)
     if errored and not allow_errors:
         note(f"{name}: {errored} attempts errored, so no rate is printed; start again to make them once more")
-        return _ERRORED
+        return INCOMPLETE
     table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
     for column in ("measured", "data set", "rate [95 % interval] (count)", "undecided"):
         table.add_column(column)
@@ -258,7 +257,7 @@ def _show(name: str, results: Mapping[str, Any], *, allow_errors: bool) -> int:
     for row in ordinary:
         table.add_row(f"{row['cell']}: refused", row["dataset"], _rate(row["refused"]), str(row["undecided"]))
     out.print(table)
-    return _ERRORED if errored else 0
+    return INCOMPLETE if errored else 0
 
 
 def _rate(row: Mapping[str, Any] | None) -> str:
@@ -292,10 +291,10 @@ def _accept(
     errored = sum(part["errored"] for part in results["summary"].values())
     if errored and not allow_errors:
         note(f"{errored} attempts errored, so no rate is printed; see {output_dir}/attempts.jsonl, or `--allow_errors`")
-        return _ERRORED
+        return INCOMPLETE
     out.print(_acceptance_table(results))
     note(f"results in {Path(output_dir) / 'results.json'}")
-    return _ERRORED if errored else 0
+    return INCOMPLETE if errored else 0
 
 
 def _acceptance_table(results: dict[str, Any]) -> Table:

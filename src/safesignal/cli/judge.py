@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from safesignal.cli.arguments import flag, option, require_at_least_one
-from safesignal.cli.console import bars, note, out, waiting
+from safesignal.cli.console import INCOMPLETE, bars, note, out, waiting
 from safesignal.data.jsonl import Writer, read_jsonl
 from safesignal.data.mixture import SHIPPABLE
 from safesignal.data.records import read_records
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["judge"]
 
 _WHAT, _JUDGE, _IO = "What to do", "Judge", "Input and output"
-_INCOMPLETE = 3
-"""Exit code where a server left texts without a verdict."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +301,7 @@ def _judged(
         )
     if silent:
         note(f"{silent} of {len(pairs)} texts got no reply and no verdict; started again, they are asked about again")
-    return _INCOMPLETE if silent else 0
+    return INCOMPLETE if silent else 0
 
 
 def _note_done(done: int, total: int, path: Path) -> None:

@@ -11,6 +11,7 @@ from safesignal.cli.arguments import option, require_at_least_one, require_one_o
 from safesignal.cli.console import note, progress, quiet_libraries, waiting
 from safesignal.data.mixture import LICENCES
 from safesignal.errors import UsageError
+from safesignal.judges.base import NO_REPLY
 
 if TYPE_CHECKING:
     from safesignal.align.label import Labeller
@@ -128,8 +129,8 @@ def label(
     note(f"{_counts(counts)}; rows in {output}")
     if counts["unknown"]:
         note(f"{counts['unknown']} pieces got no verdict in the guard's form: {unlabelled_path(output)}")
-    if counts["no-reply"]:
-        note(f"{counts['no-reply']} pieces got no reply; started again, they are asked again")
+    if counts[NO_REPLY]:
+        note(f"{counts[NO_REPLY]} pieces got no reply; started again, they are asked again")
 
 
 def _counts(counts: Mapping[str, int]) -> str:

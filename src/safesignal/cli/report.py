@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from safesignal.cli.arguments import flag, option
-from safesignal.cli.console import note, out
+from safesignal.cli.console import INCOMPLETE, note, out
 from safesignal.errors import UsageError
 
 __all__ = ["report"]
 
 _IO, _SHOWN = "Input and output", "What is shown"
-_ERRORED = 3
 _TRACES = 2
 
 
@@ -49,7 +48,7 @@ def report(
     for warning in written.warnings:
         note(f"note: {warning}")
     out.print(str(written.markdown), str(written.html), sep="\n", soft_wrap=True)
-    return _ERRORED if written.errored and not allow_errors else 0
+    return INCOMPLETE if written.errored and not allow_errors else 0
 
 
 def _command(

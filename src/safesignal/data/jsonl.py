@@ -25,6 +25,7 @@ __all__ = [
     "done_ids",
     "problems_error",
     "read_jsonl",
+    "repeated_id",
     "require_file",
     "scan_jsonl",
 ]
@@ -55,6 +56,12 @@ def problems_error(
     """Return the error that lists up to 10 problems of a file, each with line and field."""
     lines = [f"line {problem.line}  {problem.field}  {problem.text}" for problem in problems]
     return DataError(problems_in(f"in {path}", lines, most=_MAX_PROBLEMS), hint=hint)
+
+
+def repeated_id(name: str, line: int, first_line: dict[str, int]) -> Problem | None:
+    """Return the problem of an id that an earlier line has; else keep in `first_line` that it stands here."""
+    first = first_line.setdefault(name, line)
+    return None if first == line else Problem(line, "id", f"{name!r} stands on line {first} too; expected a unique id")
 
 
 def require_file(path: str | Path) -> None:

@@ -329,7 +329,6 @@ def _prompt(row: Row, *names: str) -> str:
 
 def _first(row: Row, *names: str) -> str:
     """Return the first of the named columns that is there; the error names them all."""
-    for name in names:
-        if row.get(name):
-            return str(row[name])
+    if text := _prompt(row, *names):
+        return text
     raise KeyError(" or ".join(names))

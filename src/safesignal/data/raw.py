@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safesignal.data.jsonl import Problem, problems_error, scan_jsonl
+from safesignal.data.jsonl import Problem, problems_error, repeated_id, scan_jsonl
 from safesignal.errors import DataError, UsageError
 
 __all__ = ["Document", "Piece", "cut", "hub_documents", "local_documents", "pieces"]
@@ -148,8 +148,7 @@ def _rows(path: Path, field: str, label_field: str) -> Iterator[Document]:
         assert isinstance(row, dict)
         if row[field] is not None:
             name, label = _id_of(row, line), str(row.get(label_field) or "")
-            if (first := first_line.setdefault(name, line)) != line:
-                repeated = Problem(line, "id", f"{name!r} stands on line {first} too; expected a unique id")
+            if repeated := repeated_id(name, line, first_line):
                 raise problems_error(
                     path, [repeated], "give the rows ids of their own, or none: the number of the line will do"
                 )

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from safesignal.data.jsonl import Problem, Writer, append_jsonl, done_ids, problems_error, read_jsonl, scan_jsonl
+from safesignal.data.jsonl import (
+    Problem,
+    Writer,
+    append_jsonl,
+    done_ids,
+    problems_error,
+    read_jsonl,
+    repeated_id,
+    scan_jsonl,
+)
 from safesignal.display import has_surrogate
 from safesignal.errors import DataError, UsageError
 
@@ -213,10 +222,8 @@ def read_records(path: str | Path, *, require: Sequence[str] = ("prompt_label",)
         record, found = parse_row(row, line=line, default_id=f"{path.stem}-{line}", require=require)
         problems += found
         if record is not None:
-            if record.id in first_line:
-                text = f"{record.id!r} stands on line {first_line[record.id]} too; expected a unique id"
-                problems.append(Problem(line, "id", text))
-            first_line.setdefault(record.id, line)
+            if repeated := repeated_id(record.id, line, first_line):
+                problems.append(repeated)
             records.append(record)
     if problems:
         raise problems_error(path, problems)

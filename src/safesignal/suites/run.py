@@ -109,10 +109,11 @@ class SuiteRun:
         self.cache = Path(cache) if cache is not None else cache_dir() / "compliant.jsonl"
         self.judges = {REFUSAL: RefusalJudge(), **(judges or {})}
         # Everything wrong with the suite is found before a model writes a token.
-        self.attacks = {cell.name: _attack(cell, data_dir) for cell in suite.cells if subject.variant(cell) is not None}
+        applying = [cell for cell in suite.cells if subject.variant(cell) is not None]
+        self.attacks = {cell.name: _attack(cell, data_dir) for cell in applying}
         begun = [name for name, attack in self.attacks.items() if isinstance(attack, Prefill) and attack.depth]
         self.unwritten = [] if subject.plain is not None else begun
-        self.cells = [cell for cell in suite.cells if cell.name in {*self.attacks} - {*self.unwritten}]
+        self.cells = [cell for cell in applying if cell.name not in self.unwritten]
         self.behaviors = {cell.name: self._behaviors(cell) for cell in self.cells}
         self.outlines = {cell.name: self._outline(cell) for cell in self.cells}
         self.record = RunRecord(self.folder)

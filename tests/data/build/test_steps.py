@@ -18,7 +18,8 @@ from safesignal.data.build.form import FEATURES, Form, features, form_of
 from safesignal.data.build.match import group_of, match
 from safesignal.data.build.overlap import NearIndex, eval_files, eval_texts, touches
 from safesignal.data.build.separability import separability
-from safesignal.data.build.variants import KINDS, SLOT, couples, noisy, wrap
+from safesignal.data.build.variants import KINDS, couples, noisy, wrap
+from safesignal.data.mappers import SLOT
 from safesignal.data.mixture import prompt_key
 from safesignal.data.records import Message, PromptLabel, Record
 from safesignal.data.sources import SOURCES

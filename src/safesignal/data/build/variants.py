@@ -17,7 +17,7 @@ from safesignal.data.mappers import SLOT
 from safesignal.data.mixture import base_prompt, prompt_key
 from safesignal.data.records import Message, Record
 
-__all__ = ["KINDS", "SLOT", "Couple", "couples", "family_licence", "noisy", "wrap"]
+__all__ = ["KINDS", "Couple", "couples", "family_licence", "noisy", "reworded", "wrap"]
 
 Couple = tuple[Record, Record]
 """A benign and a malicious row."""
@@ -73,6 +73,18 @@ def noisy(pairs: Sequence[Couple], kinds: Sequence[str], seed: int) -> list[Coup
     return found
 
 
+def reworded(record: Record, how: str, text: str, **more: Any) -> Record:
+    """Return the row with another last message and no response; `how` begins its id, `more` is added to its meta."""
+    return replace(
+        record,
+        id=f"{how}/{record.id}",
+        messages=(*record.messages[:-1], Message("user", text)),
+        response=None,
+        response_label="none",
+        meta={**record.meta, **more},
+    )
+
+
 def _length(record: Record) -> tuple[int, str]:
     return len(record.prompt.split()), record.id
 
@@ -86,16 +98,8 @@ def _wrapped(record: Record, template: Record) -> Record:
 
 def _variant(record: Record, how: str, text: str, **more: Any) -> Record:
     """Return the row with another prompt and no response, on the original's side of the split."""
-    meta = {**record.meta, "variant_of": record.id, "variant": how, "base_prompt": base_prompt(record), **more}
-    return replace(
-        record,
-        id=f"{how}/{record.id}",
-        messages=(*record.messages[:-1], Message("user", text)),
-        response=None,
-        response_label="none",
-        prefill="",
-        meta=meta,
-    )
+    origin = {"variant_of": record.id, "variant": how, "base_prompt": base_prompt(record)}
+    return replace(reworded(record, how, text, **origin, **more), prefill="")
 
 
 def _typos(text: str, rng: random.Random) -> str:
